@@ -1,0 +1,49 @@
+"""The verbs. `hagane VERB ...` loads only that verb's file, so small verbs start fast."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+from hagane.terms import HaganeError
+
+VERBS: dict[str, str] = {
+    "demo": "the whole loop on one small machine",
+    "contract": "keys, and contracts: new, sign, show, check",
+    "intake": "bring logs in under a contract",
+    "catalog": "data sets on this site: ls, show",
+    "train": "train one model on the catalog",
+    "evaluate": "closed loop, on seeds that no data used",
+    "serve": "answer machines over the openpi wire",
+    "drive": "run a world against a server, through the guard",
+    "plan": "sizes and counts before a run is paid for",
+    "audit": "the ledger: verify, and trace an action to its contracts",
+    "console": "make the report page of a run",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; errors of ours become one message and exit code 1."""
+    args = sys.argv[1:] if argv is None else argv
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: hagane VERB [options]   (hagane VERB --help for one verb)\n")
+        print("\n".join(f"  {verb:<10} {line}" for verb, line in VERBS.items()))
+        return 0
+    if args[0] == "--version":
+        from hagane import __version__
+
+        print(f"hagane {__version__}")
+        return 0
+    if args[0] not in VERBS:
+        near = difflib.get_close_matches(args[0], VERBS, 1)
+        print(f"hagane: no verb {args[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""), file=sys.stderr)
+        return 2
+    try:
+        return int(importlib.import_module(f"hagane.cli.{args[0]}").main(args[1:]))
+    except HaganeError as e:
+        print(f"hagane {args[0]}: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"hagane {args[0]}: interrupted", file=sys.stderr)
+        return 130

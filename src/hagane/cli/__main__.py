@@ -1,0 +1,5 @@
+"""`python -m hagane.cli`."""
+
+from hagane.cli import main
+
+raise SystemExit(main())
