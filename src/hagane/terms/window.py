@@ -83,7 +83,7 @@ class HistoryBuffer:
         for channel in self.embodiment.act:
             values = applied_NA[:, at : at + channel.columns]
             at += channel.columns
-            self._keep(channel, Reading(values, np.isfinite(values).all(1), age))
+            self._keep(channel, Reading(values, np.asarray(np.isfinite(values).all(1)), age))
 
     def observation(self, tasks: tuple[str, ...]) -> Observation:
         """The observation at the time of the last `push`; `tasks` holds N instructions."""
