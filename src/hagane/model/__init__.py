@@ -1,1 +1,23 @@
-"""model"""
+"""Tensors: the generalist, its sizes, its tokens, trunk and action tower."""
+
+from hagane.model.config import ModelConfig, make_config
+from hagane.model.generalist import Generalist, LossSums, TrainSample
+from hagane.model.moe import balance
+from hagane.model.sizes import CONSORTIUM, SIZES, Size, split_experts
+from hagane.model.tensors import Sample, to_sample, window_tensors
+
+__all__ = [
+    "CONSORTIUM",
+    "SIZES",
+    "Generalist",
+    "LossSums",
+    "ModelConfig",
+    "Sample",
+    "Size",
+    "TrainSample",
+    "balance",
+    "make_config",
+    "split_experts",
+    "to_sample",
+    "window_tensors",
+]

@@ -1,1 +1,1 @@
-"""train"""
+"""Change weights."""

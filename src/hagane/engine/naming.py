@@ -1,0 +1,94 @@
+"""Names of weights on disk: one tensor an expert, one a row of a stacked parameter, each under its owner.
+
+In memory experts and embodiments are rows of stacked parameters; on disk each row is a tensor of its own, so a
+member's part can be taken out or left away without touching another byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hagane.model import CONSORTIUM, Generalist
+from hagane.terms import CheckpointError
+
+BY_SLOT = ("tokeniser.w_in", "tokeniser.b_in", "tokeniser.w_next", "normaliser.centre", "normaliser.scale")
+BY_EMBODIMENT = (
+    "tokeniser.prompts",
+    "tower.w_in",
+    "tower.w_out",
+    "normaliser.action_centre",
+    "normaliser.action_scale",
+)
+BY_EXPERT = (".moe.router", ".moe.experts.up", ".moe.experts.down")
+BY_GATE = ".moe.bias_GE"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor on disk, and the row of the stacked parameter it is (-1: the whole)."""
+
+    name: str
+    """Name on disk."""
+    owner: str
+    """Member that owns it; "consortium" for the anchor."""
+    stacked: str
+    """Name of the parameter or buffer in memory."""
+    row: int
+    """Row, or -1."""
+
+
+def pieces(model: Generalist, names: tuple[str, ...]) -> list[Piece]:
+    """The pieces on disk of some of the model's parameters and buffers, in a canonical order."""
+    config = model.config
+    owners = config.expert_owners()
+    slots = [(layout.embodiment, s) for layout in model.layouts for s in layout.slots]
+    out: list[Piece] = []
+    for name in names:
+        if name in BY_SLOT:
+            out += [Piece(f"{name}.{e.name}.{s.channel.name}", e.owner, name, i) for i, (e, s) in enumerate(slots)]
+        elif name in BY_EMBODIMENT or name.endswith(BY_GATE):
+            out += [Piece(f"{name}.{e.name}", e.owner, name, i) for i, e in enumerate(config.embodiments)]
+        elif name.endswith(BY_EXPERT):
+            numbers = [owners[:i].count(owner) for i, owner in enumerate(owners)]
+            out += [
+                Piece(f"{name}.{o}.{k:03d}", o, name, i) for i, (o, k) in enumerate(zip(owners, numbers, strict=True))
+            ]
+        else:
+            out.append(Piece(name, CONSORTIUM, name, -1))
+    return out
+
+
+def to_disk(model: Generalist, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Tensors by owner and name on disk, contiguous on the CPU."""
+    out: dict[str, dict[str, Tensor]] = {}
+    for piece in pieces(model, tuple(state)):
+        tensor = state[piece.stacked]
+        part = tensor if piece.row < 0 else tensor[piece.row]
+        out.setdefault(piece.owner, {})[piece.name] = part.detach().cpu().contiguous().clone()
+    return out
+
+
+@torch.no_grad()
+def from_disk(model: Generalist, state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copy tensors on disk into a state of the model, in place.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over, or of another shape.
+    """
+    wanted = pieces(model, tuple(state))
+    missing = [p.name for p in wanted if p.name not in tensors]
+    extra = sorted(set(tensors) - {p.name for p in wanted})
+    if missing or extra:
+        words = f"lacks {missing[0]!r}" if missing else f"holds {extra[0]!r}, which the model has not"
+        raise CheckpointError(f"made for another model: it {words}", where=where)
+    for p in wanted:
+        target = state[p.stacked] if p.row < 0 else state[p.stacked][p.row]
+        if target.shape != tensors[p.name].shape:
+            raise CheckpointError(
+                f"{p.name!r} has shape {tuple(tensors[p.name].shape)}, the model {tuple(target.shape)}", where=where
+            )
+        target.copy_(tensors[p.name])

@@ -1,0 +1,108 @@
+"""Parallelism, applied from outside: the model does not know of it.
+
+Today: data parallel over processes (each rank takes its share of every part; gradients, loss sums and expert
+loads are summed). Losses are divided by global counts, so the result does not depend on the number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from hagane.terms import Batch, ConfigError, Observation, Part, Window
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many ranks along each axis of the mesh."""
+
+    dp_replicate: int = 1
+    """Ranks with a whole copy of the weights, each with its share of the samples."""
+
+    @property
+    def ranks(self) -> int:
+        """Ranks in all."""
+        return self.dp_replicate
+
+
+def check_layout(layout: Layout) -> None:
+    """Compare the layout with the processes that run.
+
+    Raises:
+        ConfigError: the world has another size.
+    """
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    if layout.ranks != world:
+        raise ConfigError(
+            f"the layout needs {layout.ranks} ranks, {world} are running",
+            next_step=f"start with torchrun --nproc-per-node {layout.ranks}, or set dp_replicate = {world}",
+        )
+
+
+def rank() -> int:
+    """This process's rank; 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def share(batch: Batch) -> Batch:
+    """This rank's samples: every world-size-th of each part."""
+    if not dist.is_initialized():
+        return batch
+    pick = slice(dist.get_rank(), None, dist.get_world_size())
+    return Batch(batch.step, tuple(part_slice(p, pick) for p in batch.parts))
+
+
+def part_slice(part: Part, pick: slice) -> Part:
+    """Some of a part's samples."""
+    o = part.observation
+    cut = Observation(o.embodiment, o.time_ns[pick], {k: _cut(w, pick) for k, w in o.channels.items()}, o.tasks[pick])
+    following = {k: _cut(w, pick) for k, w in part.next.items()}
+    return Part(cut, part.actions_NHA[pick], part.action_valid_NH[pick], following, part.sample_ids_N[pick])
+
+
+def _cut(window: Window, pick: slice) -> Window:
+    return Window(window.values[pick], window.valid[pick], window.age_s[pick])
+
+
+def sum_over_ranks(tensors: Iterable[Tensor]) -> None:
+    """Add tensors up over all ranks, in place, in one message a dtype."""
+    if not dist.is_initialized():
+        return
+    groups: dict[torch.dtype, list[Tensor]] = {}
+    for t in tensors:
+        groups.setdefault(t.dtype, []).append(t)
+    for same in groups.values():
+        flat = torch.cat([t.reshape(-1) for t in same])
+        dist.all_reduce(flat)
+        for t, piece in zip(same, torch.split(flat, [t.numel() for t in same]), strict=True):
+            t.copy_(piece.view_as(t))
+
+
+def sum_gradients(model: nn.Module) -> None:
+    """Add every gradient up over all ranks; a parameter that a rank did not touch counts as zero there."""
+    for p in model.parameters():
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    sum_over_ranks([p.grad for p in model.parameters() if p.grad is not None])
+
+
+def device_for(name: str) -> torch.device:
+    """The device of this process: "auto" takes the accelerator that torch finds, else the CPU.
+
+    The only place that chooses a device; another kind of accelerator is one torch backend away.
+
+    Raises:
+        ConfigError: the named device is not there.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name == "auto":
+        return found or torch.device("cpu")
+    if found is None or found.type != name.split(":")[0]:
+        raise ConfigError(f"no device {name!r} here", next_step='use device = "auto" or "cpu"')
+    return torch.device(name)

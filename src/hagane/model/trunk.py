@@ -1,0 +1,51 @@
+"""Trunk: pre-norm transformer layers with a mixture-of-experts feed-forward, on flat tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hagane.model.attention import PackedAttention, RMSNorm
+from hagane.model.moe import MoE
+from hagane.model.sizes import Size
+
+
+class TrunkLayer(nn.Module):
+    """Attention, then experts; each behind its norm, each added."""
+
+    def __init__(self, size: Size, permitted_GE: Tensor) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(size.d_model)
+        self.attention = PackedAttention(size.d_model, size.heads, size.kv_heads, size.head_dim)
+        self.moe_norm = RMSNorm(size.d_model)
+        self.moe = MoE(size.d_model, size.experts, size.top_k, size.expert_ffn, permitted_GE)
+
+    def forward(self, x: Tensor, position: Tensor, place: Tensor, mask: Tensor, gate_M: Tensor) -> Tensor:
+        """[M, D] to [M, D]; see `PackedAttention` and `MoE` for the rest."""
+        x = x + self.attention(self.attention_norm(x), position, place, mask)
+        out: Tensor = x + self.moe(self.moe_norm(x), gate_M)
+        return out
+
+
+class Trunk(nn.Module):
+    """All layers and the last norm."""
+
+    def __init__(self, size: Size, permitted_GE: Tensor) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(TrunkLayer(size, permitted_GE.clone()) for _ in range(size.layers))
+        self.norm = RMSNorm(size.d_model)
+
+    def forward(self, x: Tensor, position: Tensor, place: Tensor, mask: Tensor, gate_M: Tensor) -> Tensor:
+        """[M, D] to [M, D]."""
+        for layer in self.layers:
+            x = layer(x, position, place, mask, gate_M)
+        out: Tensor = self.norm(x)
+        return out
+
+
+def block_mask(segment_RT: Tensor, seen_RT: Tensor) -> Tensor:
+    """[R, 1, T, T] True where a place may look: in its own sample, at tokens that hold something."""
+    same = segment_RT[:, :, None] == segment_RT[:, None, :]
+    itself = torch.eye(segment_RT.shape[1], dtype=torch.bool, device=segment_RT.device)
+    # a token always sees itself, so no row of the softmax is empty
+    return (same & (seen_RT[:, None, :] | itself))[:, None]

@@ -1,0 +1,60 @@
+"""Recipes: plain functions that return a full `TrainConfig`. Engineers add theirs here or in a file of their own."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from hagane.engine import StepConfig
+from hagane.terms import ConfigError
+from hagane.train.config import TrainConfig
+
+Recipe = Callable[[tuple[str, ...]], TrainConfig]
+
+
+def demo(datasets: tuple[str, ...]) -> TrainConfig:
+    """The demo's run: one 1m generalist on three machines, a few minutes on two cores."""
+    return TrainConfig(datasets=datasets, step=StepConfig(steps=1200))
+
+
+def tiny(datasets: tuple[str, ...]) -> TrainConfig:
+    """A minute's run for tests and first looks: it learns, it does not yet operate."""
+    return TrainConfig(
+        datasets=datasets,
+        samples_per_step=48,
+        step=StepConfig(steps=60, warmup=10),
+        save_every=20,
+        held_out_every=20,
+        held_out_samples=96,
+    )
+
+
+RECIPES: dict[str, Recipe] = {"demo": demo, "tiny": tiny}
+
+
+def find_recipe(name: str) -> Recipe:
+    """A recipe by name, or from `path/to/file.py:function`.
+
+    Raises:
+        ConfigError: there is none, or the function does not return a `TrainConfig`.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    path, _, function = name.partition(":")
+    if not function or not Path(path).is_file():
+        raise ConfigError(
+            f"no recipe {name!r}", next_step=f"use one of {', '.join(RECIPES)}, or path/to/file.py:function"
+        )
+    spec = importlib.util.spec_from_file_location(f"hagane_recipe_{Path(path).stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    recipe = getattr(module, function, None)
+    if not inspect.isfunction(recipe):
+        raise ConfigError(f"no function {function!r}", where=path)
+    found: Recipe = recipe
+    return found

@@ -1,0 +1,129 @@
+"""A run's folder: config.toml, record.json, metrics.jsonl, checkpoints/."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import hagane
+from hagane.terms import RunRecord, TrainingError, digest_value, dump_toml, load_toml
+from hagane.train.config import TrainConfig
+
+
+def begin_run(folder: Path, config: TrainConfig) -> None:
+    """Make the folder and write the resolved configuration.
+
+    Raises:
+        TrainingError: the folder already holds a run.
+    """
+    if (folder / "config.toml").exists():
+        raise TrainingError(
+            "there is a run here already", where=str(folder), next_step="choose another --run, or add --resume"
+        )
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "config.toml", dump_toml(config).encode())
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """The resolved configuration of a run."""
+    return load_toml(folder / "config.toml", TrainConfig)
+
+
+def make_record(folder: Path, config: TrainConfig, lineage: Mapping[str, tuple[str, str, str]]) -> RunRecord:
+    """The run's record; `lineage` holds (digest, contract digest, owner) by data set."""
+    import numpy
+    import torch
+
+    return RunRecord(
+        id=folder.name,
+        config_digest=digest_value(dataclasses.asdict(config)),
+        code_digest=code_digest(),
+        datasets={name: d for name, (d, _, _) in lineage.items()},
+        contracts={name: c for name, (_, c, _) in lineage.items()},
+        owners={name: o for name, (_, _, o) in lineage.items()},
+        seed=config.seed,
+        steps=0,
+        environment={
+            "hagane": hagane.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+            "machine": platform.machine(),
+        },
+    )
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Write record.json, whole or not at all."""
+    write_whole(folder / "record.json", json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True).encode())
+
+
+def code_digest() -> str:
+    """sha256 over the package's own Python files, in the order of their names."""
+    root, total = Path(hagane.__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        total.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write beside, sync, rename: the file is the old one or the new one, never half of it.
+
+    Raises:
+        TrainingError: the disk is full or cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.making")
+    try:
+        with beside.open("wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        beside.rename(path)
+    except OSError as e:
+        beside.unlink(missing_ok=True)
+        raise disk_error(e, path) from None
+
+
+def disk_error(e: OSError, path: Path) -> TrainingError:
+    """One message for a disk that cannot be written."""
+    full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+    return TrainingError(
+        "the disk is full" if full else f"cannot be written: {e.strerror}",
+        where=str(path),
+        next_step="free space, then go on with `hagane train --resume`; earlier checkpoints are whole",
+    )
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object a step; a resumed run goes on from its checkpoint's step."""
+
+    def __init__(self, path: Path, from_step: int) -> None:
+        self.path = path
+        kept = [line for line in read_lines(path) if line["step"] <= from_step] if path.exists() else []
+        write_whole(path, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Append one line.
+
+        Raises:
+            TrainingError: the disk is full or cannot be written.
+        """
+        try:
+            with self.path.open("ab") as f:
+                f.write(json.dumps(line).encode() + b"\n")
+        except OSError as e:
+            raise disk_error(e, self.path) from None
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a metrics file; a torn last line (a killed run) is left out."""
+    for line in path.read_bytes().splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            yield json.loads(line)
