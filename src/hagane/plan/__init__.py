@@ -1,1 +1,1 @@
-"""plan"""
+"""Size a run before it is paid for."""
