@@ -1,0 +1,208 @@
+"""CAN logs with a DBC into Episodes: candump text files, and folders of NumPy arrays (comma2k19).
+
+Drives. A log whose DBC has a message TRIP (signals DRIVE, STATE 1 start / 2 end, OUTCOME, TASK) holds many
+drives, each between its start and end frame; value tables name outcomes and tasks. Without TRIP, a silence of
+more than 10 s (`Options.gap_s`) starts a new episode.
+Times are the log's own; every stream keeps its native stamps, moved so that the episode begins at 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hagane.intake.can_streams import Traffic, stream_of_channel
+from hagane.intake.candump import looks_like_candump, parse_candump
+from hagane.intake.comma import looks_like_comma, read_comma
+from hagane.intake.files import head_of, read_bytes
+from hagane.intake.frames import Frames
+from hagane.intake.options import Options
+from hagane.intake.signals import Message, decode, load_dbc
+from hagane.intake.streams import on_episode_clock, unmapped
+from hagane.terms import APPLIED, Channel, Embodiment, Episode, Finding, LogError, Stream, digest_bytes
+
+TRIP = "TRIP"
+_GAP_S = 10.0
+
+
+@dataclass(frozen=True)
+class Drive:
+    """Rows [first, last) of the frames of one drive."""
+
+    id: str
+    first: int
+    last: int
+    task: str = ""
+    outcome: str = ""
+    cut: str = ""
+    """Why its end is missing; "" when it is whole."""
+
+
+def sniff(path: Path) -> bool:
+    """True for a candump text log or a folder of CAN arrays."""
+    return looks_like_comma(path) if path.is_dir() else looks_like_candump(head_of(path))
+
+
+def read(path: Path, embodiment: Embodiment, options: Options) -> Iterator[Episode]:
+    """Episodes of a CAN log.
+
+    Raises:
+        LogError: a line that is no frame, a DBC that lacks a message asked for, a log without any of the
+            messages asked for, or a log that is cut (unless `keep_whole`).
+    """
+    dbc = options.dbc or dbc_beside(path)
+    messages = load_dbc(dbc)
+    frames, cut, digest = _load(path)
+    where = str(path)
+    if not len(frames):
+        raise LogError("the log holds no frame", where=where, next_step="copy it again from the machine")
+    traffic = Traffic(frames, messages, str(dbc), options.bus)
+    wanted = [(c, False) for c in embodiment.channels()] + [(c, True) for c in embodiment.act]
+    wanted = [(c, applied) for c, applied in wanted if c.kind in ("vector", "set")]
+    _refuse_foreign(traffic, traffic.ids_of([c for c, _ in wanted]), where)
+    drives = split_drives(frames, messages, path.stem, options, cut)
+    whole = [d for d in drives if not d.cut or d is not drives[-1]]
+    if len(whole) < len(drives) and not options.keep_whole:
+        last = drives[-1]
+        raise LogError(
+            f"truncated log: {last.cut} (drive {last.id}); {len(whole)} whole drives come before it",
+            where=where,
+            next_step="copy it again, or pass --keep-whole to take the whole drives",
+        )
+    return _episodes(traffic, wanted, embodiment, whole, drives, options, digest)
+
+
+def _episodes(
+    traffic: Traffic,
+    wanted: list[tuple[Channel, bool]],
+    embodiment: Embodiment,
+    whole: list[Drive],
+    drives: list[Drive],
+    options: Options,
+    digest: str,
+) -> Iterator[Episode]:
+    for drive in whole:
+        streams: dict[str, Stream] = {}
+        findings: list[Finding] = []
+        for channel, applied in wanted:
+            name = channel.name + (APPLIED if applied else "")
+            stream = stream_of_channel(traffic, channel, embodiment, drive.first, drive.last, applied=applied)
+            if stream is not None:
+                streams[name] = stream
+            elif not applied:
+                findings.append(unmapped(drive.id, name, "no frame of its messages in this drive"))
+        if drive.cut:
+            findings.append(Finding("truncated", drive.id, "*", 0, 1, drive.cut))
+        if drive is whole[-1] and drives[-1] is not drive:
+            lost = drives[-1]
+            findings.append(Finding("truncated", drive.id, "*", 0, 1, f"drive {lost.id} left out: {lost.cut}"))
+        episode = Episode(
+            drive.id,
+            embodiment.name,
+            streams,
+            task=drive.task or options.task,
+            outcome=drive.outcome,
+            digest=digest,
+            findings=tuple(findings),
+        )
+        yield on_episode_clock(episode)
+
+
+def _load(path: Path) -> tuple[Frames, str, str]:
+    if path.is_dir():
+        frames, digest = read_comma(path)
+        return frames, "", digest
+    text = read_bytes(path)
+    frames, cut = parse_candump(text, str(path))
+    return frames, cut, digest_bytes(text)
+
+
+def dbc_beside(path: Path) -> Path:
+    """The only .dbc file beside a log (or in its folder).
+
+    Raises:
+        LogError: there is none, or more than one.
+    """
+    folder = path if path.is_dir() else path.parent
+    same = path.with_suffix(".dbc")
+    if same.is_file():
+        return same
+    found = sorted(folder.glob("*.dbc"))
+    if len(found) != 1:
+        what = "no DBC file beside the log" if not found else f"{len(found)} DBC files beside the log"
+        raise LogError(what, where=str(path), next_step="name it: --dbc FILE.dbc")
+    return found[0]
+
+
+def _refuse_foreign(traffic: Traffic, ids: set[int], where: str) -> None:
+    seen = set(np.unique(traffic.frames.ids).tolist())
+    if not ids & seen:
+        names = sorted({m.name for m in traffic.messages.values() if m.id in seen})
+        hint = f"the DBC knows these of its messages: {', '.join(names[:6])}" if names else "it knows none of its ids"
+        raise LogError(
+            f"none of the {len(ids)} messages asked for is in the log; {hint}",
+            where=where,
+            next_step="check --dbc, --bus and the embodiment's sources",
+        )
+
+
+def split_drives(
+    frames: Frames, messages: dict[str, Message], stem: str, options: Options, cut: str
+) -> list[Drive]:
+    """Drives of a log, in order; the last one carries `cut` when the log's end is missing."""
+    trip = messages.get(TRIP)
+    if trip is not None and {"DRIVE", "STATE"} <= set(trip.signals) and (frames.ids == trip.id).any():
+        return _by_trip(frames, trip, stem, cut)
+    steps = np.diff(frames.times_ns)
+    gap_ns = round((options.gap_s or _GAP_S) * 1e9)
+    borders = [0, *(np.flatnonzero(np.abs(steps) > gap_ns) + 1).tolist(), len(frames)]
+    many = len(borders) > 2
+    drives = [
+        Drive(f"{stem}-{k:05d}" if many else stem, a, b)
+        for k, (a, b) in enumerate(zip(borders, borders[1:], strict=False))
+    ]
+    if cut:
+        last = drives[-1]
+        drives[-1] = Drive(last.id, last.first, last.last, cut=cut)
+    return drives
+
+
+def _by_trip(frames: Frames, trip: Message, stem: str, cut: str) -> list[Drive]:
+    rows = np.flatnonzero(frames.ids == trip.id)
+
+    def column(name: str) -> NDArray[np.int64]:
+        if name not in trip.signals:
+            return np.zeros(len(rows), np.int64)
+        values, present = decode(frames.data[rows], frames.lengths[rows], trip, trip.signals[name])
+        return np.where(present, values, 0).astype(np.int64)
+
+    state, number, outcome, task = column("STATE"), column("DRIVE"), column("OUTCOME"), column("TASK")
+    outcomes = trip.signals["OUTCOME"].choices if "OUTCOME" in trip.signals else {}
+    tasks = trip.signals["TASK"].choices if "TASK" in trip.signals else {}
+    starts = np.flatnonzero(state == 1)
+    drives = []
+    for k, start in enumerate(starts):
+        after = starts[k + 1] if k + 1 < len(starts) else len(rows)
+        ends = np.flatnonzero((state[start:after] == 2) & (number[start:after] == number[start])) + start
+        is_last = k + 1 == len(starts)
+        why = "" if len(ends) else (cut or "no TRIP end frame")
+        last = rows[ends[0]] + 1 if len(ends) else (len(frames) if is_last else rows[after])
+        result = outcomes.get(int(outcome[ends[0]]), "") if len(ends) else ""
+        drives.append(
+            Drive(
+                f"{stem}-{int(number[start]):05d}",
+                int(rows[start]),
+                int(last),
+                str(tasks.get(int(task[start]), "")),
+                result if result in ("success", "failure") else "",
+                why,
+            )
+        )
+    if cut and drives and not drives[-1].cut:
+        # the cut came after the end of the last drive: that drive is whole, what followed never began
+        drives.append(Drive(f"{stem}-{len(drives):05d}", len(frames), len(frames), cut=cut))
+    return drives

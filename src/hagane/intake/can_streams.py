@@ -1,0 +1,220 @@
+"""Streams of channels out of CAN traffic.
+
+A vector whose columns come from several messages has the times of the first column's message; the other columns
+take the frame nearest in time, at most half a period away. A set has one message (or several continuations) a
+place; its cycles are the frames of a vector message of the same rate, and a place without a frame in a cycle is
+not valid there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hagane.intake.frames import Frames
+from hagane.intake.signals import Message, Signal, decode, find_signal
+from hagane.intake.sources import column_sources, set_sources, units_of
+from hagane.intake.streams import nearest_index
+from hagane.terms import Channel, Embodiment, Stream
+
+Column = list[tuple[Message, Signal]]
+"""The signals of one message whose sum is the column; mostly one."""
+
+
+def applied_message(name: str) -> str:
+    """Message of the actions as applied, beside the message of the commands."""
+    return name.replace("COMMAND", "ACTUATOR") if "COMMAND" in name else f"{name}_ACT"
+
+
+class Traffic:
+    """All frames of a log, indexed by message."""
+
+    def __init__(self, frames: Frames, messages: Mapping[str, Message], where: str, bus: int | None) -> None:
+        self.frames, self.messages, self.where, self.bus = frames, messages, where, bus
+        self._order = np.argsort(frames.ids, kind="stable")
+        self._sorted = frames.ids[self._order]
+        self._rows: dict[int, NDArray[np.int64]] = {}
+        self._tables: dict[str, list[list[Column]]] = {}
+
+    def rows(self, ident: int, first: int, last: int) -> NDArray[np.int64]:
+        """Rows in [first, last) of one message, in the log's order, on one bus."""
+        if ident not in self._rows:
+            a, b = np.searchsorted(self._sorted, [ident, ident + 1])
+            rows = self._order[a:b]
+            buses = self.frames.buses[rows]
+            if self.bus is not None:
+                rows = rows[buses == self.bus]
+            elif len(rows) and buses.min() != buses.max():
+                # the lowest bus: on comma's logs 128 and above repeat what the device itself sent
+                rows = rows[buses == buses.min()]
+            self._rows[ident] = rows
+        rows = self._rows[ident]
+        a, b = np.searchsorted(rows, [first, last])
+        return rows[a:b]
+
+    def table(self, channel: Channel) -> list[list[Column]]:
+        """Messages and signals of a channel: a row a place (one row for a vector), a column a column.
+
+        Raises:
+            LogError: the DBC lacks a message or a signal.
+        """
+        if channel.name not in self._tables:
+            named = can_names(channel)
+            rows = set_sources(named) if channel.kind == "set" else (column_sources(named),)
+            where = f"{self.where}, channel {channel.name!r}"
+            self._tables[channel.name] = [[find_signal(s, self.messages, where) for s in row] for row in rows]
+        return self._tables[channel.name]
+
+    def ids_of(self, channels: Iterable[Channel]) -> set[int]:
+        """Identifiers of all messages of these channels.
+
+        Raises:
+            LogError: the DBC lacks a message or a signal.
+        """
+        return {m.id for c in channels for row in self.table(c) for column in row for m, _ in column}
+
+
+def can_names(channel: Channel) -> Channel:
+    """The channel with CAN sources, MESSAGE.SIGNAL: its own, or by default NAME.V0, NAME.V1, ..."""
+    if channel.source:
+        return channel
+    place = "_{i:02d}" if channel.kind == "set" else ""
+    return replace(channel, source=tuple(f"{channel.name.upper()}{place}.V{k}" for k in range(channel.columns)))
+
+
+def vector_sources(channel: Channel, *, applied: bool) -> tuple[str, ...]:
+    """Sources of a vector's columns; of the applied actions with `applied`."""
+    sources = column_sources(can_names(channel))
+    if not applied:
+        return sources
+    parts = [s.partition(".") for s in sources]
+    return tuple(f"{applied_message(m.strip())}.{signal}" for m, _, signal in parts)
+
+
+def stream_of_channel(
+    traffic: Traffic, channel: Channel, embodiment: Embodiment, first: int, last: int, *, applied: bool = False
+) -> Stream | None:
+    """The stream of one channel in frames [first, last); None when the log has none of it."""
+    if channel.kind == "set":
+        return _set_stream(traffic, channel, embodiment, first, last)
+    if not applied:
+        columns = traffic.table(channel)[0]
+    else:
+        sources = vector_sources(channel, applied=True)
+        if any("+" in s or s.partition(".")[0] not in traffic.messages for s in sources):
+            return None
+        columns = [find_signal(s, traffic.messages, f"{traffic.where}, channel {channel.name!r}") for s in sources]
+    frames = traffic.frames
+    rows = traffic.rows(columns[0][0][0].id, first, last)
+    if not len(rows):
+        return None
+    times_ns = frames.times_ns[rows]
+    values = np.full((len(rows), len(columns)), np.nan)
+    present = np.zeros(values.shape, bool)
+    for k, column in enumerate(columns):
+        from_rows, near = rows, np.ones(len(rows), bool)
+        if column[0][0].id != columns[0][0][0].id:
+            from_rows, near = _match(traffic, column[0][0], times_ns, first, last)
+        values[:, k], present[:, k] = _decode_sum(frames.data[from_rows], frames.lengths[from_rows], column)
+        present[:, k] &= near
+    some = present.any(1)
+    units = _units(channel, columns)
+    return Stream(times_ns[some], values[some], present[some].all(1), units)
+
+
+def _match(
+    traffic: Traffic, message: Message, times_ns: NDArray[np.int64], first: int, last: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """For each time the row of the nearest frame of another message, and whether it is near enough."""
+    rows = traffic.rows(message.id, first, last)
+    if not len(rows):
+        return np.zeros(len(times_ns), np.int64), np.zeros(len(times_ns), bool)
+    index, distance = nearest_index(traffic.frames.times_ns[rows], times_ns)
+    period = float(np.median(np.diff(times_ns))) if len(times_ns) > 1 else 1e9
+    return rows[index], distance <= period / 2
+
+
+def _decode_sum(
+    data: NDArray[np.uint8], lengths: NDArray[np.uint8], column: Column
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    values, present = decode(data, lengths, *column[0])
+    for message, signal in column[1:]:
+        more, also = decode(data, lengths, message, signal)
+        values, present = values + more, present & also
+    return values, present
+
+
+def _units(channel: Channel, columns: list[Column]) -> tuple[str, ...]:
+    """The DBC's unit a column; the declared one where the DBC gives none."""
+    return tuple(column[0][1].unit or unit for column, unit in zip(columns, units_of(channel), strict=True))
+
+
+def _set_stream(
+    traffic: Traffic, channel: Channel, embodiment: Embodiment, first: int, last: int
+) -> Stream | None:
+    table = traffic.table(channel)
+    rate_hz = channel.rate_hz or embodiment.rate_hz
+    clock_ns = _cycles(traffic, embodiment, rate_hz, first, last)
+    if not len(clock_ns):
+        return None
+    frames = traffic.frames
+    parts = max(len(_messages(row)) for row in table)
+    data = np.zeros((len(clock_ns), len(table), parts, 8), np.uint8)
+    lengths = np.zeros(data.shape[:3], np.uint8)
+    times_ns = clock_ns.copy()
+    for i, row in enumerate(table):
+        for part, message in enumerate(_messages(row)):
+            rows = traffic.rows(message.id, first, last)
+            if not len(rows):
+                continue
+            index, distance = nearest_index(clock_ns, frames.times_ns[rows])
+            rows, index = (a[distance <= 0.75e9 / rate_hz] for a in (rows, index))
+            data[index, i, part] = frames.data[rows]
+            lengths[index, i, part] = frames.lengths[rows]
+            times_ns[index] = np.maximum(times_ns[index], frames.times_ns[rows])
+    values = np.zeros((*data.shape[:2], channel.columns))
+    present = np.zeros(values.shape, bool)
+    alike = len({_layout(row) for row in table}) == 1
+    for group in [slice(0, len(table))] if alike else [slice(i, i + 1) for i in range(len(table))]:
+        row = table[group.start]
+        part_of = {m.name: k for k, m in enumerate(_messages(row))}
+        for k, column in enumerate(row):
+            part = part_of[column[0][0].name]
+            values[:, group, k], present[:, group, k] = _decode_sum(
+                data[:, group, part], lengths[:, group, part], column
+            )
+    valid = present.all(2)
+    values[~valid] = 0.0
+    return Stream(times_ns, values, valid, _units(channel, table[0]))
+
+
+def _layout(row: list[Column]) -> tuple[tuple[int, int, int, float, float], ...]:
+    names = [m.name for m in _messages(row)]
+    return tuple((names.index(m.name), s.start, s.length, s.scale, s.offset) for column in row for m, s in column)
+
+
+def _messages(row: list[Column]) -> list[Message]:
+    """The messages of one place, in order of first use."""
+    return list({m.name: m for column in row for m, _ in column}.values())
+
+
+def _cycles(
+    traffic: Traffic, embodiment: Embodiment, rate_hz: float, first: int, last: int
+) -> NDArray[np.int64]:
+    """Times of the cycles of a set: those of an observed vector's message of about that rate, else a plain grid."""
+    for channel in embodiment.observe:
+        if channel.kind != "vector":
+            continue
+        message = traffic.table(channel)[0][0][0][0]
+        times_ns = traffic.frames.times_ns[traffic.rows(message.id, first, last)]
+        if len(times_ns) > 2 and 0.7 < (len(times_ns) - 1) / max(np.ptp(times_ns) / 1e9, 1e-9) / rate_hz < 1.4:
+            return np.maximum.accumulate(times_ns)
+    ids = np.array(sorted(traffic.ids_of([c for c in embodiment.observe if c.kind == "set"])))
+    rows = np.flatnonzero(np.isin(traffic.frames.ids[first:last], ids)) + first
+    if not len(rows):
+        return np.zeros(0, np.int64)
+    start, end = (int(f(traffic.frames.times_ns[rows])) for f in (np.min, np.max))
+    return np.arange(start, end + 1, round(1e9 / rate_hz), dtype=np.int64)

@@ -1,0 +1,251 @@
+"""candump text logs: `(1436509053.249713) can0 123#0011223344556677`, parsed by NumPy.
+
+Form: `candump -L` of can-utils (SocketCAN). Lines of one layout (equal width, separators at equal places) are
+parsed together as a matrix of bytes; a log of our own writer is one such matrix.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hagane.intake.frames import EXTENDED, Frames, join
+from hagane.terms import LogError
+
+LINE = re.compile(rb"\((\d{1,12})\.(\d{1,9})\) (\S{1,16}) ([0-9A-Fa-f]{3}|[0-9A-Fa-f]{8})#((?:[0-9A-Fa-f]{2}){0,8})( [RT])?")
+_BLOCK_LINES = 500_000
+_NIBBLE = np.full(256, 255, np.uint8)
+_NIBBLE[np.frombuffer(b"0123456789ABCDEF", np.uint8)] = np.arange(16)
+_NIBBLE[np.frombuffer(b"abcdef", np.uint8)] = np.arange(10, 16)
+_HEX = np.frombuffer(b"0123456789ABCDEF", np.uint8)
+
+
+def looks_like_candump(head: bytes) -> bool:
+    """True when the first line is a candump frame."""
+    line = head.split(b"\n", 1)[0].strip()
+    return bool(re.match(rb"\(\d+\.\d+\) \S+ [0-9A-Fa-f]+#", line))
+
+
+def parse_candump(text: bytes, where: str = "candump log") -> tuple[Frames, str]:
+    """Frames of a log, and "" or words that say how its end is cut.
+
+    Remote frames (`123#R`) carry no data and are left out.
+
+    Raises:
+        LogError: a line that is no frame (its number is in the message), a CAN FD frame.
+    """
+    cut = ""
+    if text and not text.endswith(b"\n"):
+        last = text[text.rfind(b"\n") + 1 :].rstrip()
+        # a cut inside the payload leaves a shorter but well-formed frame: nobody can tell, so the line is not used
+        cut = f"the last line ends without a line break: {last[:60].decode('ascii', 'replace')!r}"
+        text = text[: text.rfind(b"\n") + 1]
+    if b"\r" in text:
+        text = text.replace(b"\r\n", b"\n")
+    parts: list[Frames] = []
+    names: dict[bytes, int] = {}
+    bytes_all = np.frombuffer(text, np.uint8)
+    begin, line_number = 0, 1
+    while begin < len(bytes_all):
+        width = text.find(b"\n", begin) + 1 - begin
+        count = min((len(bytes_all) - begin) // width, _BLOCK_LINES)
+        block_WL = bytes_all[begin : begin + count * width].reshape(count, width)
+        same = _same_layout(block_WL)
+        if same < min(count, 64):
+            frames, used, lines = _mixed(text, begin, line_number, names, where)
+        else:
+            frames, used, lines = _equal(block_WL[:same], line_number, names, where), same * width, same
+        parts.append(frames)
+        begin, line_number = begin + used, line_number + lines
+    return join(parts), cut
+
+
+def _same_layout(block_WL: NDArray[np.uint8]) -> int:
+    """Leading rows that have the first row's separators at the first row's places."""
+    first = block_WL[0]
+    fixed = np.flatnonzero(np.isin(first, np.frombuffer(b"(.) #\n", np.uint8)))
+    good = np.ones(len(block_WL), bool)
+    for k in fixed:
+        good &= block_WL[:, k] == first[k]
+    bad = np.flatnonzero(~good)
+    return int(bad[0]) if len(bad) else len(block_WL)
+
+
+def _equal(block_WL: NDArray[np.uint8], number: int, names: dict[bytes, int], where: str) -> Frames:
+    """Parse rows whose separators stand at the same columns."""
+    first = block_WL[0].tobytes()
+    match = LINE.fullmatch(first.rstrip(b"\n"))
+    if not match:
+        return _one_by_one(block_WL, number, names, where)
+    seconds, ok = _decimal(block_WL[:, match.start(1) : match.end(1)])
+    fraction, ok2 = _decimal(block_WL[:, match.start(2) : match.end(2)])
+    times_ns = seconds * 1_000_000_000 + fraction * 10 ** (9 - len(match[2]))
+    ids, ok3 = _hexadecimal(block_WL[:, match.start(4) : match.end(4)])
+    n_bytes = len(match[5]) // 2
+    high = _NIBBLE[block_WL[:, match.start(5) : match.end(5) : 2]]
+    low = _NIBBLE[block_WL[:, match.start(5) + 1 : match.end(5) : 2]]
+    name_WL = block_WL[:, match.start(3) : match.end(3)]
+    same_name = (name_WL == name_WL[0]).all(1)
+    good = ok & ok2 & ok3 & (high < 16).all(1) & (low < 16).all(1) & same_name
+    if not good.all():
+        return _one_by_one(block_WL, number, names, where)
+    data = np.zeros((len(block_WL), 8), np.uint8)
+    data[:, :n_bytes] = (high << 4) | low
+    if len(match[4]) == 8:
+        ids = ids | EXTENDED
+    bus = np.full(len(block_WL), _bus(match[3], names), np.uint8)
+    return Frames(times_ns, ids.astype(np.uint32), data, np.full(len(block_WL), n_bytes, np.uint8), bus)
+
+
+def _one_by_one(block_WL: NDArray[np.uint8], number: int, names: dict[bytes, int], where: str) -> Frames:
+    return _by_line([row.tobytes().rstrip(b"\n") for row in block_WL], number, names, where)
+
+
+def _mixed(text: bytes, begin: int, number: int, names: dict[bytes, int], where: str) -> tuple[Frames, int, int]:
+    """A block of lines of several layouts: lines of one layout are parsed together, then put back in order."""
+    end = text.rfind(b"\n", begin, begin + 40 * _BLOCK_LINES) + 1 or len(text)
+    flat = np.frombuffer(text, np.uint8)[begin:end]
+    ends = np.flatnonzero(flat == 10)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    marks = [np.flatnonzero(flat == byte) for byte in b")#"]
+    spaces = np.flatnonzero(flat == 32)
+    lines = len(ends)
+    if any(len(m) != lines for m in marks) or len(spaces) != 2 * lines:
+        return _by_line(text[begin:end].split(b"\n")[:-1], number, names, where), end - begin, lines
+    places = np.stack([ends, *marks, spaces[0::2], spaces[1::2]], 1) - starts[:, None]
+    if (places < 0).any() or (places > 200).any():
+        return _by_line(text[begin:end].split(b"\n")[:-1], number, names, where), end - begin, lines
+    key = places @ (201 ** np.arange(places.shape[1], dtype=np.int64))
+    order = np.argsort(key, kind="stable")
+    borders = np.flatnonzero(np.diff(key[order])) + 1
+    parts, rows = [], []
+    for group in np.split(order, borders):
+        width = int(places[group[0], 0]) + 1
+        block_WL = flat[starts[group][:, None] + np.arange(width)]
+        # names differ within a group (can0, can1): split by the name's last character, which is what differs
+        last = block_WL[:, places[group[0], 4] - 1]
+        for value in np.unique(last):
+            at = last == value
+            chosen = block_WL[at]
+            numbers = group[at]
+            same = _same_layout(chosen) == len(chosen) and _uniform(chosen)
+            if same:
+                parts.append(_equal(chosen, number, names, where))
+                rows.append(numbers)
+            else:
+                for row, line in zip(chosen, numbers, strict=True):
+                    one = _by_line([row.tobytes().rstrip(b"\n")], number + int(line), names, where)
+                    parts.append(one)
+                    rows.append(numbers[numbers == line][: len(one)])
+    together = join(parts)
+    back = np.argsort(np.concatenate(rows), kind="stable") if rows else np.zeros(0, np.int64)
+    return together.take(back), end - begin, lines
+
+
+def _uniform(block_WL: NDArray[np.uint8]) -> bool:
+    match = LINE.fullmatch(block_WL[0].tobytes().rstrip(b"\n"))
+    if not match:
+        return False
+    digits = [*range(*match.span(1)), *range(*match.span(2)), *range(*match.span(4)), *range(*match.span(5))]
+    decimal = [*range(*match.span(1)), *range(*match.span(2))]
+    name_WL = block_WL[:, match.start(3) : match.end(3)]
+    good = (_NIBBLE[block_WL[:, digits]] < 16).all() and (_NIBBLE[block_WL[:, decimal]] < 10).all()
+    return bool(good and (name_WL == name_WL[0]).all())
+
+
+def _by_line(lines: list[bytes], number: int, names: dict[bytes, int], where: str) -> Frames:
+    """The slow, exact path; raises for the first line that is no frame."""
+    rows: list[tuple[int, int, bytes, int]] = []
+    for k, line in enumerate(lines):
+        line = line.strip()
+        if not line:
+            continue
+        match = LINE.fullmatch(line)
+        if not match:
+            if re.fullmatch(rb"\(\d+\.\d+\) \S+ [0-9A-Fa-f]+#R[0-9A-Fa-f]?( [RT])?", line):
+                continue
+            raise _no_frame(line, number + k, where)
+        ident = int(match[4], 16) | (EXTENDED if len(match[4]) == 8 else 0)
+        time_ns = int(match[1]) * 1_000_000_000 + int(match[2].ljust(9, b"0"))
+        if time_ns >= 1 << 63 or ident >= 1 << 32:
+            raise _no_frame(line, number + k, where)
+        rows.append((time_ns, ident, bytes.fromhex(match[5].decode()), _bus(match[3], names)))
+    data = np.frombuffer(b"".join(r[2].ljust(8, b"\0") for r in rows), np.uint8).reshape(-1, 8)
+    return Frames(
+        np.array([r[0] for r in rows], np.int64),
+        np.array([r[1] for r in rows], np.uint32),
+        data,
+        np.array([len(r[2]) for r in rows], np.uint8),
+        np.array([r[3] for r in rows], np.uint8),
+    )
+
+
+def _no_frame(line: bytes, number: int, where: str) -> LogError:
+    shown = line[:60].decode("ascii", "replace")
+    if b"##" in line:
+        return LogError(
+            f"CAN FD frame {shown!r}", where=f"{where}:{number}", next_step="only classic CAN is read: log without FD"
+        )
+    return LogError(
+        f"no CAN frame: {shown!r}",
+        where=f"{where}:{number}",
+        next_step="candump -L writes lines like (1436509053.249713) can0 123#0011223344556677",
+    )
+
+
+def _bus(name: bytes, names: dict[bytes, int]) -> int:
+    """can0 is 0, can1 is 1; other names get their digits, or the next free number."""
+    if name not in names:
+        digits = re.search(rb"(\d{1,3})$", name)
+        wanted = int(digits[1]) if digits and int(digits[1]) < 256 else len(names)
+        names[name] = min(wanted, 255)
+    return names[name]
+
+
+def _decimal(digits_WK: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    value = np.zeros(len(digits_WK), np.int64)
+    ok = np.ones(len(digits_WK), bool)
+    for k in range(digits_WK.shape[1]):
+        digit = digits_WK[:, k] - np.uint8(48)
+        ok &= digit < 10
+        value = value * 10 + digit
+    return value, ok & (value < 9_000_000_000)
+
+
+def _hexadecimal(digits_WK: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    value = np.zeros(len(digits_WK), np.int64)
+    ok = np.ones(len(digits_WK), bool)
+    for k in range(digits_WK.shape[1]):
+        digit = _NIBBLE[digits_WK[:, k]]
+        ok &= digit < 16
+        value = (value << 4) | digit
+    return value, ok & (value < EXTENDED)
+
+
+def format_candump(frames: Frames, interface: str = "can0") -> bytes:
+    """Text of a log; all frames must have 8 bytes and ids of 11 bits, so that every line has the same width.
+
+    Raises:
+        LogError: another frame.
+    """
+    n = len(frames)
+    if n and ((frames.ids >= 0x800).any() or (frames.lengths != 8).any() or (frames.times_ns < 0).any()):
+        raise LogError("only frames of 8 bytes with 11-bit ids after 1970 are written")
+    name = interface.encode()
+    template = b"(0000000000.000000) " + name + b" 000#" + b"0" * 16 + b"\n"
+    out = np.empty((n, len(template)), np.uint8)
+    out[:] = np.frombuffer(template, np.uint8)
+    micro = frames.times_ns // 1000
+    seconds, micro = micro // 1_000_000, micro % 1_000_000
+    for k in range(10):
+        out[:, 10 - k] = 48 + seconds // 10**k % 10
+    for k in range(6):
+        out[:, 17 - k] = 48 + micro // 10**k % 10
+    at = 21 + len(name)
+    for k in range(3):
+        out[:, at + 2 - k] = _HEX[(frames.ids >> (4 * k)) & 15]
+    out[:, at + 4 : at + 20 : 2] = _HEX[frames.data >> 4]
+    out[:, at + 5 : at + 20 : 2] = _HEX[frames.data & 15]
+    return out.tobytes()

@@ -1,0 +1,291 @@
+"""Checks on the way in: what is wrong in an Episode, as Findings that stay with the data.
+
+Nothing is changed silently. Samples that are not numbers, out of range, repeated, behind the clock, or in a unit
+other than the declared one become invalid, and a finding says so; suspicions (stuck, missing) leave the flags alone.
+Faults in a row are one finding: its time is where they begin, its count how many samples they concern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hagane.intake.check_units import same_unit, unit_by_magnitude
+from hagane.intake.sources import units_of
+from hagane.terms import APPLIED, Channel, Embodiment, Episode, Finding, Stream
+from hagane.terms.episode import FindingKind
+
+_MOST = 20  # findings of one kind in one stream; more are summed up in one
+_STILL_ROLES = ("state", "pv")  # roles whose readings live; set points and commands may rest
+_STUCK_S, _STUCK_SAMPLES = 5.0, 30
+_JUMP_S = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """One numeric stream under test. Values are [N, D] (sets: places and columns flattened)."""
+
+    episode: str
+    name: str
+    channel: Channel
+    rate_hz: float
+    times_ns: NDArray[np.int64]
+    values: NDArray[np.float64]
+    flags: NDArray[np.bool_]
+    """[N, D] valid on arrival, one flag a column."""
+    unit: tuple[str, ...]
+    silent: NDArray[np.bool_]
+    """[N - 1] True where no other stream has a sample between sample k and k + 1."""
+
+    def finding(self, kind: FindingKind, at: int, count: int, detail: str) -> Finding:
+        return Finding(kind, self.episode, self.name, int(self.times_ns[at]), count, detail)
+
+    def column(self, k: int) -> str:
+        """Words for column k, "" when the stream has but one."""
+        d = self.channel.columns
+        if self.values.shape[1] == 1:
+            return ""
+        place = f"place {k // d + 1} " if self.channel.kind == "set" else ""
+        source = self.channel.source[k % d] if len(self.channel.source) == d else str(k % d)
+        return f"{place}column {source}: "
+
+
+def check_episode(episode: Episode, embodiment: Embodiment) -> Episode:
+    """Run all checks on every numeric stream; the episode with findings, and flags lowered where that is right.
+
+    Streams whose clock goes backwards come out in time order, the samples that were behind being invalid.
+    """
+    streams: dict[str, Stream] = {}
+    findings: list[Finding] = []
+    for name, stream in episode.streams.items():
+        base = name.removesuffix(APPLIED)
+        channel = next((c for c in embodiment.channels() if c.name == base), None)
+        if channel is None or channel.kind not in ("vector", "set") or not len(stream):
+            streams[name] = stream
+            continue
+        case = _case(episode, name, stream, channel, embodiment)
+        bad = np.zeros(case.values.shape, bool)
+        for check in CHECKS:
+            seen, invalid = check(case)
+            findings += seen
+            if invalid is not None:
+                bad |= invalid
+        streams[name] = _lowered(stream, bad)
+    findings.sort(key=lambda f: (f.time_ns, f.stream))
+    return replace(episode, streams=streams, findings=(*episode.findings, *findings))
+
+
+def _case(episode: Episode, name: str, stream: Stream, channel: Channel, embodiment: Embodiment) -> _Case:
+    n = len(stream)
+    values = np.asarray(stream.values, np.float64).reshape(n, -1)
+    flags = np.repeat(stream.valid.reshape(n, -1), values.shape[1] // max(stream.valid.reshape(n, -1).shape[1], 1), 1)
+    rate_hz = channel.rate_hz or embodiment.rate_hz
+    others = [s.times_ns for k, s in episode.streams.items() if k != name and len(s)]
+    silent = np.ones(max(n - 1, 0), bool)
+    for times_ns in others:
+        ordered = np.sort(times_ns)
+        inside = np.searchsorted(ordered, stream.times_ns[1:], "left") - np.searchsorted(
+            ordered, stream.times_ns[:-1], "right"
+        )
+        # a message of the same moment may stand just inside either end of a hole
+        silent &= inside <= 2
+    unit = stream.unit * channel.columns if len(stream.unit) == 1 else stream.unit
+    return _Case(episode.id, name, channel, rate_hz, stream.times_ns, values, flags, unit, silent)
+
+
+def _lowered(stream: Stream, bad: NDArray[np.bool_]) -> Stream:
+    """The stream with bad samples invalid, in time order."""
+    valid = stream.valid
+    if bad.any():
+        n = len(stream)
+        valid = valid & (~bad.reshape(n, *valid.shape[1:], -1).any(-1)).reshape(valid.shape)
+        stream = replace(stream, valid=valid)
+    if (np.diff(stream.times_ns) < 0).any():
+        order = np.argsort(stream.times_ns, kind="stable")
+        stream = replace(
+            stream, times_ns=stream.times_ns[order], values=stream.values[order], valid=stream.valid[order]
+        )
+    return stream
+
+
+Result = tuple[list[Finding], NDArray[np.bool_] | None]
+
+
+def _runs(mask: NDArray[np.bool_], join: int = 1) -> list[tuple[int, int]]:
+    """Runs [first, last] of True; runs at most `join` samples apart are one."""
+    rows = np.flatnonzero(mask)
+    if not len(rows):
+        return []
+    cut = np.flatnonzero(np.diff(rows) > join)
+    return list(zip(rows[np.r_[0, cut + 1]].tolist(), rows[np.r_[cut, len(rows) - 1]].tolist(), strict=True))
+
+
+def _few(findings: list[Finding]) -> list[Finding]:
+    """At most `_MOST`; the rest as one."""
+    if len(findings) <= _MOST:
+        return findings
+    rest = findings[_MOST - 1 :]
+    count = sum(f.count for f in rest)
+    summary = replace(rest[0], count=count, detail=f"{len(rest)} more such places, {count} samples")
+    return [*findings[: _MOST - 1], summary]
+
+
+def clock(case: _Case) -> Result:
+    """Backward steps: samples behind the latest time so far are invalid. Forward: all streams silent for long."""
+    steps_s = np.diff(case.times_ns) / 1e9
+    latest_ns = np.maximum.accumulate(case.times_ns)
+    behind = case.times_ns < latest_ns
+    found = []
+    for a, b in _runs(behind):
+        back_s = (latest_ns[a - 1] - case.times_ns[a]) / 1e9
+        found.append(case.finding("clock-jump", a, b - a + 1, f"the clock goes back {back_s:.3f} s"))
+    for k in np.flatnonzero((steps_s > max(_JUMP_S, 20 / case.rate_hz)) & case.silent).tolist():
+        found.append(case.finding("clock-jump", k + 1, 1, f"the clock goes forward {steps_s[k]:.3f} s in all streams"))
+    return _few(found), behind[:, None] | np.zeros(case.values.shape, bool) if behind.any() else None
+
+
+def duplicates(case: _Case) -> Result:
+    """Samples with the time stamp of the sample before: invalid."""
+    again = np.r_[False, np.diff(case.times_ns) == 0]
+    if not again.any():
+        return [], None
+    found = []
+    for a, b in _runs(again, 5):
+        rows = np.flatnonzero(again[a : b + 1]) + a
+        same = all(np.array_equal(case.values[k], case.values[k - 1], equal_nan=True) for k in rows[:100])
+        what = "the same values again" if same else "other values at the same time"
+        found.append(case.finding("duplicate", a, len(rows), f"{len(rows)} samples, {what}"))
+    return _few(found), again[:, None] | np.zeros(case.values.shape, bool)
+
+
+def missing(case: _Case) -> Result:
+    """Holes against the declared rate, a rate below it, and readings that arrived empty.
+
+    A late message makes the next interval short, a lost one does not: the 1% shortest intervals measure the jitter,
+    and only a gap beyond 1.6 periods plus jitter counts.
+    """
+    found = []
+    steps_s = np.diff(case.times_ns) / 1e9
+    forward = steps_s[steps_s > 0]
+    declared_s = 1 / case.rate_hz
+    if len(forward) >= 3:
+        usual_s = float(np.median(forward))
+        if len(forward) >= 10 and usual_s > 1.3 * declared_s:
+            lost = round(float(forward.sum()) / declared_s) - len(forward)
+            text = f"{1 / usual_s:.4g} samples a second, the embodiment says {case.rate_hz:g}"
+            found.append(case.finding("missing", 0, lost, text))
+        period_s = max(usual_s, declared_s)
+        jitter_s = max(0.0, usual_s - float(np.quantile(forward, 0.01)))
+        holes = steps_s > 1.6 * period_s + jitter_s
+        holes &= ~((steps_s > max(_JUMP_S, 20 / case.rate_hz)) & case.silent)
+        for a, b in _runs(holes, 5):
+            gaps_s = steps_s[a : b + 1][holes[a : b + 1]]
+            lost = int(sum(max(1, round(g / period_s) - 1) for g in gaps_s))
+            text = f"about {lost} samples, longest hole {gaps_s.max():.3f} s"
+            found.append(case.finding("missing", a, lost, text))
+    if case.channel.kind != "set":
+        empty = ~case.flags.any(1)
+        for a, b in _runs(empty, 5):
+            count = int(empty[a : b + 1].sum())
+            found.append(case.finding("missing", a, count, f"{count} empty readings"))
+    return _few(found), None
+
+
+def not_numbers(case: _Case) -> Result:
+    """NaN or infinite values that arrived as valid: invalid."""
+    bad = case.flags & ~np.isfinite(case.values)
+    if not bad.any():
+        return [], None
+    rows = bad.any(1)
+    found = []
+    for a, b in _runs(rows, 5):
+        count = int(rows[a : b + 1].sum())
+        which = case.column(int(np.flatnonzero(bad[a])[0]))
+        found.append(case.finding("nan", a, count, f"{which}{count} samples are not numbers"))
+    return _few(found), bad
+
+
+def units_and_range(case: _Case) -> Result:
+    """The log's unit against the declared one, magnitudes that betray another unit, and values beyond low/high.
+
+    Values of a column in another declared unit, and values out of range, are invalid.
+    """
+    found: list[Finding] = []
+    bad = np.zeros(case.values.shape, bool)
+    d = case.channel.columns
+    live = case.flags & np.isfinite(case.values)
+    declared = units_of(case.channel)
+    low, high = (np.array(v * d if len(v) == 1 else v) for v in (case.channel.low, case.channel.high))
+    for k in range(d):
+        columns = slice(k, None, d)
+        rows = np.flatnonzero(live[:, columns].any(1))
+        if not len(rows):
+            continue
+        if not same_unit(case.unit[k], declared[k]):
+            text = f"{case.column(k)}the log says {case.unit[k]}, the embodiment {declared[k]}"
+            found.append(case.finding("unit-mismatch", int(rows[0]), len(rows), text))
+            bad[:, columns] |= live[:, columns]
+            continue
+        if not len(low) and not len(high):
+            continue
+        a = low[k] if len(low) else -np.inf
+        b = high[k] if len(high) else np.inf
+        slack = 1e-6 * (b - a if np.isfinite(b - a) else max(abs(a) if len(low) else abs(b), 1e-9))
+        values = case.values[:, columns]
+        out = live[:, columns] & ((values < a - slack) | (values > b + slack))
+        if not out.any():
+            continue
+        bad[:, columns] |= out
+        other = unit_by_magnitude(values[live[:, columns]], declared[k], a, b)
+        out_rows = out.any(1)
+        if other:
+            text = f"{case.column(k)}values look like {other}, not {declared[k]}: {out_rows.sum()} beyond {a:g}..{b:g}"
+            found.append(case.finding("unit-mismatch", int(np.argmax(out_rows)), int(out_rows.sum()), text))
+            continue
+        runs = []
+        for first, last in _runs(out_rows, 5):
+            inside = values[first : last + 1][out[first : last + 1]]
+            count = int(out_rows[first : last + 1].sum())
+            far = inside[np.argmax(np.maximum(a - inside, inside - b))]
+            text = f"{case.column(k)}{count} samples beyond {a:g}..{b:g} {declared[k]}, farthest {far:g}"
+            runs.append(case.finding("out-of-range", first, count, text))
+        found += _few(runs)
+    return found, bad if bad.any() else None
+
+
+def stuck(case: _Case) -> Result:
+    """A reading that else changes at most samples, exactly equal for 30 samples and 5 s or longer.
+
+    Left out: set points and commands, sets, values at rest (0, the column's extremes, its bounds), columns that
+    never change, and channels whose samples are changes only (a held historian tag).
+    """
+    channel = case.channel
+    if channel.kind == "set" or channel.role not in _STILL_ROLES or len(case.values) < 2 * _STUCK_SAMPLES:
+        return [], None
+    found = []
+    bounds = {*channel.low, *channel.high, 0.0}
+    for k in range(case.values.shape[1]):
+        live = np.flatnonzero(case.flags[:, k] & np.isfinite(case.values[:, k]))
+        values, times_ns = case.values[live, k], case.times_ns[live]
+        if len(values) < 2 * _STUCK_SAMPLES:
+            continue
+        starts = np.r_[0, np.flatnonzero(np.diff(values) != 0) + 1]
+        lengths = np.diff(np.r_[starts, len(values)])
+        long = np.flatnonzero(lengths >= _STUCK_SAMPLES)
+        outside = len(values) - int(lengths[long].sum())
+        lively = (len(starts) - len(long)) >= 0.7 * max(outside, 1) and outside >= _STUCK_SAMPLES
+        resting = {values.min(), values.max(), *bounds}
+        for run in long.tolist() if lively else []:
+            a, b = starts[run], starts[run] + lengths[run] - 1
+            seconds = (times_ns[b] - times_ns[a]) / 1e9
+            if seconds >= _STUCK_S and values[a] not in resting:
+                text = f"{case.column(k)}{lengths[run]} samples exactly {values[a]:g} for {seconds:.1f} s"
+                found.append(case.finding("stuck", int(live[a]), int(lengths[run]), text))
+    return _few(found), None
+
+
+CHECKS: tuple[Callable[[_Case], Result], ...] = (clock, duplicates, missing, not_numbers, units_and_range, stuck)
+"""Every check: the case to its findings and, [N, D], what becomes invalid."""

@@ -1,0 +1,108 @@
+"""`read_logs`: find the format of a log by its content, read it, check it."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, cast
+
+import hagane.intake
+from hagane.intake.checks import check_episode
+from hagane.intake.options import LogFormat, Options
+from hagane.terms import Embodiment, Episode, LogError
+
+_NOT_LOGS = {".dbc", ".toml", ".sig", ".pem", ".pub", ".md", ".txt~"}
+
+
+@cache
+def formats() -> dict[str, LogFormat]:
+    """Formats by name: every module of this room with `sniff` and `read`, and entry points "hagane.intake"."""
+    found: dict[str, LogFormat] = {}
+    for info in pkgutil.iter_modules(hagane.intake.__path__):
+        module: Any = importlib.import_module(f"hagane.intake.{info.name}")
+        if hasattr(module, "sniff") and hasattr(module, "read"):
+            found[info.name] = cast(LogFormat, module)
+    for point in entry_points(group="hagane.intake"):
+        found[point.name] = point.load()
+    return found
+
+
+def format_of(path: Path) -> str:
+    """Name of the format of one file or folder; "" when none knows it.
+
+    Raises:
+        LogError: two formats claim it.
+    """
+    names = [name for name, form in formats().items() if form.sniff(path)]
+    if len(names) > 1:
+        raise LogError(f"looks like {' and like '.join(names)}", where=str(path), next_step="give a single file")
+    return names[0] if names else ""
+
+
+def read_logs(path: Path, embodiment: Embodiment, *, task: str = "", **options: Any) -> Iterator[Episode]:
+    """Checked episodes of a log: a file, a folder of one format, or a folder of log files.
+
+    Whatever can be refused is refused before the first episode is given.
+
+    Args:
+        path: the log.
+        embodiment: whose channels are read.
+        task: instruction in words, where the log has none.
+        options: fields of `Options`.
+
+    Raises:
+        LogError: unknown format, damaged or truncated bytes, sources that the log lacks, two episodes of one id.
+        ConfigError: an embodiment whose sources do not fit its shapes.
+    """
+    chosen = Options(task=task, **options)
+    logs = find_logs(path)
+    readers = [formats()[name].read(log, embodiment, chosen) for log, name in logs]
+    return _checked(readers, embodiment, path)
+
+
+def find_logs(path: Path) -> list[tuple[Path, str]]:
+    """Logs at a path, with their formats, in the order of names.
+
+    Raises:
+        LogError: there is nothing, or nothing that any format knows.
+    """
+    if not path.exists():
+        raise LogError("no such file or folder", where=str(path), next_step="check the path")
+    if path.is_file() and path.stat().st_size == 0:
+        raise LogError("the file is empty", where=str(path), next_step="copy it again from the machine")
+    name = format_of(path)
+    if name:
+        return [(path, name)]
+    known = ", ".join(formats())
+    if path.is_file():
+        raise LogError("no known log format", where=str(path), next_step=f"the formats are: {known}")
+    found = []
+    for child in sorted(path.iterdir()):
+        if child.name.startswith(".") or child.suffix.lower() in _NOT_LOGS:
+            continue
+        if child.is_file() and child.stat().st_size == 0:
+            raise LogError("the file is empty", where=str(child), next_step="copy it again, or take it out")
+        kind = format_of(child)
+        if not kind and child.is_file():
+            raise LogError("no known log format", where=str(child), next_step=f"take it out; the formats are: {known}")
+        if kind:
+            found.append((child, kind))
+    if not found:
+        raise LogError("the folder holds no log", where=str(path), next_step=f"the formats are: {known}")
+    return found
+
+
+def _checked(readers: list[Iterator[Episode]], embodiment: Embodiment, path: Path) -> Iterator[Episode]:
+    seen: set[str] = set()
+    for reader in readers:
+        for episode in reader:
+            if episode.id in seen:
+                raise LogError(
+                    f"two episodes are called {episode.id!r}", where=str(path), next_step="rename one of the files"
+                )
+            seen.add(episode.id)
+            yield check_episode(episode, embodiment)

@@ -1,0 +1,54 @@
+"""Reading and writing whole files: clear messages, and nothing half written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hagane.terms import LogError
+
+
+def read_bytes(path: Path) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        LogError: it is missing, unreadable or empty.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise LogError("no such file", where=str(path), next_step="check the path") from None
+    except OSError as e:
+        raise LogError(f"cannot be read: {e.strerror}", where=str(path), next_step="check the file") from None
+    if not data:
+        raise LogError("the file is empty", where=str(path), next_step="copy it again from the machine")
+    return data
+
+
+def head_of(path: Path, size: int = 4096) -> bytes:
+    """First bytes of a file; b"" when it cannot be read or is a folder."""
+    try:
+        with path.open("rb") as f:
+            return f.read(size)
+    except OSError:
+        return b""
+
+
+def write_atomic(path: Path, *blocks: bytes) -> None:
+    """Write blocks to a file that is complete or absent: temporary name, fsync, rename.
+
+    Raises:
+        LogError: the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as f:
+            for block in blocks:
+                f.write(block)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise LogError(f"cannot be written: {e.strerror}", where=str(path), next_step="check disk and rights") from None
