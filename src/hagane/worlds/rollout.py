@@ -74,7 +74,7 @@ def collect(
     case: str,
     seeds: Sequence[int],
     pilot: Pilot,
-    noise: Noise = QUIET,
+    noise: Noise | None = None,
     *,
     first_id: int = 0,
     start_ns: int = 0,
@@ -91,7 +91,8 @@ def collect(
         case: one of `world.cases`.
         seeds: one a copy.
         pilot: who steers.
-        noise: added to what is executed, never to what is recorded as command.
+        noise: added to what is executed, never to what is recorded as command; None takes the world's own
+            `default_noise`, or no noise where it has none. `QUIET` is no noise.
         first_id: number of the first episode; ids read "arm/pick-place-v3/000123".
         start_ns: time of the first sample.
         at_once: most copies stepped together (memory only: copies do not depend on each other).
@@ -100,6 +101,8 @@ def collect(
         ConfigError: unknown case, commands of the wrong shape, noise of the wrong width.
     """
     _check_case(world, case)
+    if noise is None:
+        noise = getattr(world, "default_noise", QUIET)
     for at in range(0, len(seeds), at_once):
         part = list(seeds[at : at + at_once])
         tape = _Tape(world.embodiment, len(part), world.step_limit)
