@@ -158,14 +158,22 @@ class Ledger:
         except OSError as e:
             raise StoreError(f"the ledger cannot be read: {e.strerror}", where=str(self.path)) from None
         with file:
+            # another process may be writing a line right now: read only up to what was whole under the lock
+            fcntl.flock(file, fcntl.LOCK_SH)
+            left = os.fstat(file.fileno()).st_size
+            fcntl.flock(file, fcntl.LOCK_UN)
             for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
+                line, left = line[:left], left - len(line)
+                if line and not line.endswith(b"\n"):
                     raise CorruptError(
                         f"the last line is torn ({len(line)} bytes without an end), as after a crash",
                         where=f"{self.path}:{number}",
                         next_step="the next append sets it aside and says so in the ledger",
                     )
-                yield line
+                if line:
+                    yield line
+                if left <= 0:
+                    return
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
