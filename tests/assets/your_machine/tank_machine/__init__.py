@@ -1,0 +1,1 @@
+"""A water tank for hagane."""
