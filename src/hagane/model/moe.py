@@ -95,7 +95,7 @@ class MoE(nn.Module):
         flat = chosen.reshape(-1)
         order = flat.argsort(stable=True)
         count_E = torch.bincount(flat, minlength=len(self.router))
-        grouped = x.repeat_interleave(self.top_k, 0)[order]
+        grouped = x.index_select(0, order // self.top_k)
         out = self.experts(grouped, count_E.cumsum(0).to(torch.int32))
         back = torch.empty_like(out).index_copy(0, order, out).view(tokens, self.top_k, width)
         mixed = (back * weight[..., None]).sum(1)

@@ -44,8 +44,8 @@ class Size:
 
     @property
     def tower_ffn(self) -> int:
-        """Hidden width of the tower's SwiGLU: 8/3 of its width, in steps of 32."""
-        return 32 * ceil(self.tower_d * 8 / 3 / 32)
+        """Hidden width of the tower's SwiGLU."""
+        return 2 * self.tower_d
 
     @property
     def text_tokens(self) -> int:
@@ -55,7 +55,7 @@ class Size:
     @property
     def pack_tokens(self) -> int:
         """Least token budget of one packed row."""
-        return 64 if self.d_model < 512 else 1024
+        return 32 if self.d_model < 512 else 1024
 
 
 SIZES: dict[str, Size] = {

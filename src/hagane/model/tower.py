@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hagane.model.attention import RMSNorm
+from hagane.model.attention import Norm, attend
 from hagane.model.config import ModelConfig
 from hagane.model.moe import SwiGLU
 
@@ -32,34 +32,31 @@ class Context:
 
 
 class TowerLayer(nn.Module):
-    """Self-attention over the chunk, cross-attention to the context, feed-forward; all scaled by the flow time."""
+    """Self-attention over the chunk, cross-attention to the context, feed-forward."""
 
     def __init__(self, d_model: int, width: int, heads: int, ffn: int) -> None:
         super().__init__()
         self.heads = heads
-        self.self_norm, self.cross_norm, self.ffn_norm = RMSNorm(width), RMSNorm(width), RMSNorm(width)
+        self.self_norm, self.cross_norm, self.ffn_norm = Norm(width), Norm(width), Norm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.self_out = nn.Linear(width, width, bias=False)
         self.q = nn.Linear(width, width, bias=False)
         self.kv = nn.Linear(d_model, 2 * width, bias=False)
         self.cross_out = nn.Linear(width, width, bias=False)
         self.ffn = SwiGLU(width, ffn)
-        # scale of each norm's output by flow time; starts at 0: no effect
-        self.modulate = nn.Linear(width, 3 * width)
 
     def context(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [N, heads, L, head_dim] of trunk outputs [N, L, D]."""
         k, v = self.kv(x).chunk(2, -1)
         return self._split(k), self._split(v)
 
-    def forward(self, x: Tensor, time: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """[N, H, width] to the same; `time` [N, H, width] is the embedded flow time."""
-        a, b, c = self.modulate(time).chunk(3, -1)
-        q, k, v = (self._split(t) for t in self.qkv(self.self_norm(x) * (1 + a)).chunk(3, -1))
-        x = x + self.self_out(_join(F.scaled_dot_product_attention(q, k, v)))
-        q = self._split(self.q(self.cross_norm(x) * (1 + b)))
-        x = x + self.cross_out(_join(F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)))
-        out: Tensor = x + self.ffn(self.ffn_norm(x) * (1 + c))
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """[N, H, width] to the same; keys and values from `context`."""
+        q, k, v = (self._split(t) for t in self.qkv(self.self_norm(x)).chunk(3, -1))
+        x = x + self.self_out(_join(attend(q, k, v)))
+        q = self._split(self.q(self.cross_norm(x)))
+        x = x + self.cross_out(_join(attend(q, keys, values, mask)))
+        out: Tensor = x + self.ffn(self.ffn_norm(x))
         return out
 
     def _split(self, x: Tensor) -> Tensor:
@@ -81,20 +78,17 @@ class Tower(nn.Module):
         self.w_out = nn.Parameter(torch.empty(rows, width, config.action_width))
         self.steps = nn.Parameter(torch.empty(config.horizon, width))
         self.time = nn.Linear(TIME_FEATURES, width)
+        self.time_out = nn.Linear(width, width)
         self.layers = nn.ModuleList(
             TowerLayer(size.d_model, width, size.tower_heads, size.tower_ffn) for _ in range(size.tower_layers)
         )
-        self.norm = RMSNorm(width)
+        self.norm = Norm(width)
 
     def reset_parameters(self) -> None:
-        """Zero output, zero modulation: the tower starts at the mean action."""
+        """Zero output: the tower starts at the mean action."""
         nn.init.normal_(self.w_in, std=0.5)
         nn.init.zeros_(self.w_out)
         nn.init.normal_(self.steps, std=0.5)
-        for layer in self.layers:
-            assert isinstance(layer, TowerLayer)
-            nn.init.zeros_(layer.modulate.weight)
-            nn.init.zeros_(layer.modulate.bias)
 
     def context(self, x: Tensor, seen: Tensor) -> Context:
         """Keys and values of trunk outputs [N, L, D]; `seen` [N, L]."""
@@ -111,10 +105,9 @@ class Tower(nn.Module):
             context: from `context`.
         """
         hidden = torch.cat([part @ self.w_in[row] for row, part in _runs(x, row_counts)])
-        hidden = hidden + self.steps[: x.shape[1]]
-        embedded = F.silu(self.time(time_features(time)))
+        hidden = hidden + self.steps[: x.shape[1]] + self.time_out(F.silu(self.time(time_features(time))))
         for layer, k, v in zip(self.layers, context.keys, context.values, strict=True):
-            hidden = layer(hidden, embedded, k, v, context.mask)
+            hidden = layer(hidden, k, v, context.mask)
         hidden = self.norm(hidden)
         return torch.cat([part @ self.w_out[row] for row, part in _runs(hidden, row_counts)])
 

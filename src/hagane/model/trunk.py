@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hagane.model.attention import PackedAttention, RMSNorm
+from hagane.model.attention import Norm, PackedAttention, rotary
 from hagane.model.moe import MoE
 from hagane.model.sizes import Size
 
@@ -15,14 +15,14 @@ class TrunkLayer(nn.Module):
 
     def __init__(self, size: Size, permitted_GE: Tensor) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(size.d_model)
+        self.attention_norm = Norm(size.d_model)
         self.attention = PackedAttention(size.d_model, size.heads, size.kv_heads, size.head_dim)
-        self.moe_norm = RMSNorm(size.d_model)
+        self.moe_norm = Norm(size.d_model)
         self.moe = MoE(size.d_model, size.experts, size.top_k, size.expert_ffn, permitted_GE)
 
-    def forward(self, x: Tensor, position: Tensor, place: Tensor, mask: Tensor, gate_M: Tensor) -> Tensor:
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], place: Tensor, mask: Tensor, gate_M: Tensor) -> Tensor:
         """[M, D] to [M, D]; see `PackedAttention` and `MoE` for the rest."""
-        x = x + self.attention(self.attention_norm(x), position, place, mask)
+        x = x + self.attention(self.attention_norm(x), turn, place, mask)
         out: Tensor = x + self.moe(self.moe_norm(x), gate_M)
         return out
 
@@ -33,12 +33,14 @@ class Trunk(nn.Module):
     def __init__(self, size: Size, permitted_GE: Tensor) -> None:
         super().__init__()
         self.layers = nn.ModuleList(TrunkLayer(size, permitted_GE.clone()) for _ in range(size.layers))
-        self.norm = RMSNorm(size.d_model)
+        self.norm = Norm(size.d_model)
+        self.head_dim = size.head_dim
 
     def forward(self, x: Tensor, position: Tensor, place: Tensor, mask: Tensor, gate_M: Tensor) -> Tensor:
-        """[M, D] to [M, D]."""
+        """[M, D] to [M, D]; `position` [M] is each token's rotary position."""
+        turn = rotary(position, self.head_dim)
         for layer in self.layers:
-            x = layer(x, position, place, mask, gate_M)
+            x = layer(x, turn, place, mask, gate_M)
         out: Tensor = self.norm(x)
         return out
 

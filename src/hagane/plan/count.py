@@ -38,8 +38,8 @@ def closed_form(config: ModelConfig) -> Count:
     expert = 3 * d * w.expert_ffn
     attention = 2 * d * w.heads * w.head_dim + 2 * d * w.kv_heads * w.head_dim + 2 * w.head_dim
     t, a = w.tower_d, config.action_width
-    tower_layer = 3 * t + 3 * t * t + t * t + t * t + 2 * d * t + t * t + 3 * t * w.tower_ffn + 3 * t * t + 3 * t
-    tower = w.tower_layers * tower_layer + t + TIME_FEATURES * t + t + config.horizon * t
+    tower_layer = 3 * t + 6 * t * t + 2 * d * t + 3 * t * w.tower_ffn
+    tower = w.tower_layers * tower_layer + t + (TIME_FEATURES + 1 + t + 1) * t + config.horizon * t
     widest, out = max(1, *(s.width for s in slots)), max(1, *(s.out for s in slots))
     adapters = len(slots) * d * (widest + 1 + out) + e * w.prompts * d + 2 * e * a * t
     pixels = config.patch * config.patch * 3
