@@ -37,8 +37,8 @@ class _Case:
     flags: NDArray[np.bool_]
     """[N, D] valid on arrival, one flag a column."""
     unit: tuple[str, ...]
-    silent: NDArray[np.bool_]
-    """[N - 1] True where no other stream has a sample between sample k and k + 1."""
+    leap: NDArray[np.bool_]
+    """[N - 1] True where all streams are silent for long between sample k and k + 1: the clock's doing."""
 
     def finding(self, kind: FindingKind, at: int, count: int, detail: str) -> Finding:
         return Finding(kind, self.episode, self.name, int(self.times_ns[at]), count, detail)
@@ -83,17 +83,23 @@ def _case(episode: Episode, name: str, stream: Stream, channel: Channel, embodim
     values = np.asarray(stream.values, np.float64).reshape(n, -1)
     flags = np.repeat(stream.valid.reshape(n, -1), values.shape[1] // max(stream.valid.reshape(n, -1).shape[1], 1), 1)
     rate_hz = channel.rate_hz or embodiment.rate_hz
-    others = [s.times_ns for k, s in episode.streams.items() if k != name and len(s)]
-    silent = np.ones(max(n - 1, 0), bool)
-    for times_ns in others:
-        ordered = np.sort(times_ns)
-        inside = np.searchsorted(ordered, stream.times_ns[1:], "left") - np.searchsorted(
-            ordered, stream.times_ns[:-1], "right"
-        )
-        # a message of the same moment may stand just inside either end of a hole
-        silent &= inside <= 2
     unit = stream.unit * channel.columns if len(stream.unit) == 1 else stream.unit
-    return _Case(episode.id, name, channel, rate_hz, stream.times_ns, values, flags, unit, silent)
+    return _Case(episode.id, name, channel, rate_hz, stream.times_ns, values, flags, unit, _leaps(episode, stream, rate_hz))
+
+
+def _leaps(episode: Episode, stream: Stream, rate_hz: float) -> NDArray[np.bool_]:
+    """[N - 1] long silences of one stream during which no other stream speaks either."""
+    before_ns, after_ns = stream.times_ns[:-1], stream.times_ns[1:]
+    leap = np.asarray((after_ns - before_ns) / 1e9 > max(_JUMP_S, 20 / rate_hz))
+    if not leap.any():
+        return leap
+    for other in episode.streams.values():
+        if other is not stream and len(other):
+            ordered = np.sort(other.times_ns)
+            inside = np.searchsorted(ordered, after_ns, "left") - np.searchsorted(ordered, before_ns, "right")
+            # messages of the same moment may stand just inside either end of the silence
+            leap &= inside <= 2
+    return leap
 
 
 def _lowered(stream: Stream, bad: NDArray[np.bool_]) -> Stream:
@@ -142,7 +148,7 @@ def clock(case: _Case) -> Result:
     for a, b in _runs(behind):
         back_s = (latest_ns[a - 1] - case.times_ns[a]) / 1e9
         found.append(case.finding("clock-jump", a, b - a + 1, f"the clock goes back {back_s:.3f} s"))
-    for k in np.flatnonzero((steps_s > max(_JUMP_S, 20 / case.rate_hz)) & case.silent).tolist():
+    for k in np.flatnonzero(case.leap).tolist():
         found.append(case.finding("clock-jump", k + 1, 1, f"the clock goes forward {steps_s[k]:.3f} s in all streams"))
     return _few(found), behind[:, None] | np.zeros(case.values.shape, bool) if behind.any() else None
 
@@ -179,8 +185,7 @@ def missing(case: _Case) -> Result:
             found.append(case.finding("missing", 0, lost, text))
         period_s = max(usual_s, declared_s)
         jitter_s = max(0.0, usual_s - float(np.quantile(forward, 0.01)))
-        holes = steps_s > 1.6 * period_s + jitter_s
-        holes &= ~((steps_s > max(_JUMP_S, 20 / case.rate_hz)) & case.silent)
+        holes = (steps_s > 1.6 * period_s + jitter_s) & ~case.leap
         for a, b in _runs(holes, 5):
             gaps_s = steps_s[a : b + 1][holes[a : b + 1]]
             lost = int(sum(max(1, round(g / period_s) - 1) for g in gaps_s))
