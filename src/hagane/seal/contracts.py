@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,11 @@ def read_contract(toml: bytes, where: str = "contract") -> Contract:
         raise ContractError(f"version {contract.version} of contracts is not known (known: {VERSION})", where=where)
     if odd := [d for d in contract.datasets if not is_name(d)]:
         raise ContractError(f"`datasets` has no usable name: {odd[0]!a}", where=where)
-    assert set(contract.purposes) <= set(PURPOSES)  # the strict loader refuses others
+    for purpose in contract.purposes:
+        if purpose not in PURPOSES:
+            near = difflib.get_close_matches(purpose, PURPOSES, 1)
+            step = f"did you mean `{near[0]}`?" if near else f"use some of {', '.join(PURPOSES)}"
+            raise ContractError(f"`purposes` has no such purpose: {purpose!a}", where=where, next_step=step)
     return contract
 
 
