@@ -8,6 +8,7 @@ Times are the log's own; every stream keeps its native stamps, moved so that the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,9 +151,7 @@ def _refuse_foreign(traffic: Traffic, ids: set[int], where: str) -> None:
         )
 
 
-def split_drives(
-    frames: Frames, messages: dict[str, Message], stem: str, options: Options, cut: str
-) -> list[Drive]:
+def split_drives(frames: Frames, messages: dict[str, Message], stem: str, options: Options, cut: str) -> list[Drive]:
     """Drives of a log, in order; the last one carries `cut` when the log's end is missing."""
     trip = messages.get(TRIP)
     if trip is not None and {"DRIVE", "STATE"} <= set(trip.signals) and (frames.ids == trip.id).any():
@@ -163,7 +162,7 @@ def split_drives(
     many = len(borders) > 2
     drives = [
         Drive(f"{stem}-{k:05d}" if many else stem, a, b)
-        for k, (a, b) in enumerate(zip(borders, borders[1:], strict=False))
+        for k, (a, b) in enumerate(itertools.pairwise(borders))
     ]
     if cut:
         last = drives[-1]

@@ -120,9 +120,9 @@ def stream_of_channel(
             from_rows, near = _match(traffic, column[0][0], times_ns, first, last)
         values[:, k], present[:, k] = _decode_sum(frames.data[from_rows], frames.lengths[from_rows], column)
         present[:, k] &= near
-    some = present.any(1)
+    some = np.asarray(present.any(1))
     units = _units(channel, columns)
-    return Stream(times_ns[some], values[some], present[some].all(1), units)
+    return Stream(times_ns[some], values[some], np.asarray(present[some].all(1)), units)
 
 
 def _match(
@@ -152,9 +152,7 @@ def _units(channel: Channel, columns: list[Column]) -> tuple[str, ...]:
     return tuple(column[0][1].unit or unit for column, unit in zip(columns, units_of(channel), strict=True))
 
 
-def _set_stream(
-    traffic: Traffic, channel: Channel, embodiment: Embodiment, first: int, last: int
-) -> Stream | None:
+def _set_stream(traffic: Traffic, channel: Channel, embodiment: Embodiment, first: int, last: int) -> Stream | None:
     table = traffic.table(channel)
     rate_hz = channel.rate_hz or embodiment.rate_hz
     clock_ns = _cycles(traffic, embodiment, rate_hz, first, last)
@@ -186,7 +184,7 @@ def _set_stream(
             values[:, group, k], present[:, group, k] = _decode_sum(
                 data[:, group, part], lengths[:, group, part], column
             )
-    valid = present.all(2)
+    valid = np.asarray(present.all(2))
     values[~valid] = 0.0
     return Stream(times_ns, values, valid, _units(channel, table[0]))
 
@@ -201,9 +199,7 @@ def _messages(row: list[Column]) -> list[Message]:
     return list({m.name: m for column in row for m, _ in column}.values())
 
 
-def _cycles(
-    traffic: Traffic, embodiment: Embodiment, rate_hz: float, first: int, last: int
-) -> NDArray[np.int64]:
+def _cycles(traffic: Traffic, embodiment: Embodiment, rate_hz: float, first: int, last: int) -> NDArray[np.int64]:
     """Times of the cycles of a set: those of an observed vector's message of about that rate, else a plain grid."""
     for channel in embodiment.observe:
         if channel.kind != "vector":

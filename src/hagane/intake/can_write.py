@@ -2,8 +2,8 @@
 
 Every column becomes a 16-bit little-endian signal, four a message; what does not fit goes to MESSAGE_B,
 MESSAGE_C, ... `low`..`high` (of the data, where a channel gives none) is coded in 50,000 steps, with 15% of room on
-either side; beyond that a signal saturates, as real ones do. Observed messages leave in the moments before their control
-time, commands (and ACTUATOR, the actions as applied) from that time on. An invalid sample or an absent place of a
+either side; beyond that a signal saturates, as real ones do. Observed messages leave in the moments before their
+control time, commands (and ACTUATOR, the actions as applied) from that time on. An invalid sample or an absent place of a
 set sends no frame. TRIP frames mark each drive (see `hagane.intake.can`).
 """
 
@@ -48,7 +48,12 @@ class Slot:
 
 
 def encode_can(
-    episodes: Iterable[Episode], embodiment: Embodiment, folder: Path, *, name: str = "drives", start_ns: int = _START_NS
+    episodes: Iterable[Episode],
+    embodiment: Embodiment,
+    folder: Path,
+    *,
+    name: str = "drives",
+    start_ns: int = _START_NS,
 ) -> tuple[Path, Path]:
     """Write `<name>.log` (candump text) and `<name>.dbc`; gives both paths.
 
@@ -84,11 +89,7 @@ def layout(embodiment: Embodiment, episodes: Sequence[Episode]) -> list[Slot]:
     ]:
         if channel.kind == "image":
             raise ConfigError("images do not go over CAN", where=f"channel {channel.name!r}")
-        rows = (
-            set_sources(can_names(channel))
-            if channel.kind == "set"
-            else (vector_sources(channel, applied=applied),)
-        )
+        rows = set_sources(can_names(channel)) if channel.kind == "set" else (vector_sources(channel, applied=applied),)
         stream = channel.name + (APPLIED if applied else "")
         coding = _coding(channel, stream, episodes)
         units = units_of(channel)
@@ -99,7 +100,12 @@ def layout(embodiment: Embodiment, episodes: Sequence[Episode]) -> list[Slot]:
                     raise ConfigError("more messages than 11-bit ids", where=f"embodiment {embodiment.name!r}")
                 signals = [
                     Signal(
-                        sources[k].partition(".")[2], 16 * at, 16, scale=coding[k][0], offset=coding[k][1], unit=units[k]
+                        sources[k].partition(".")[2],
+                        16 * at,
+                        16,
+                        scale=coding[k][0],
+                        offset=coding[k][1],
+                        unit=units[k],
                     )
                     for at, k in enumerate(columns)
                 ]
@@ -156,9 +162,7 @@ def _trip_message() -> Message:
     return Message(TRIP, _TRIP_ID, {n: Signal(n, 16 * k, 16) for k, n in enumerate(names)})
 
 
-def _drive(
-    episode: Episode, embodiment: Embodiment, slots: list[Slot], number: int, task: int, at_ns: int
-) -> Frames:
+def _drive(episode: Episode, embodiment: Embodiment, slots: list[Slot], number: int, task: int, at_ns: int) -> Frames:
     """Frames of one drive in time order, between its TRIP frames."""
     spacing_ns = min(_FRAME_NS, round(0.45e9 / embodiment.rate_hz / max(len(slots), 1)))
     start_ns, _ = episode.span_ns
@@ -206,9 +210,8 @@ def dbc_text(messages: Iterable[Message], trip_names: dict[str, Sequence[str]]) 
         for s in m.signals.values():
             low, high = s.offset, s.offset + 65535 * s.scale
             unit = s.unit.replace('"', "") if s.unit != "1" else ""
-            lines.append(
-                f' SG_ {s.name} : {s.start}|{s.length}@1+ ({s.scale!r},{s.offset!r}) [{low!r}|{high!r}] "{unit}" Vector__XXX'
-            )
+            coding = f"{s.start}|{s.length}@1+ ({s.scale!r},{s.offset!r}) [{low!r}|{high!r}]"
+            lines.append(f' SG_ {s.name} : {coding} "{unit}" Vector__XXX')
         lines.append("")
     for signal, names in trip_names.items():
         entries = " ".join(f'{k} "{_plain(name)}"' for k, name in enumerate(names))

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from hagane.intake.frames import EXTENDED, Frames, join
 from hagane.terms import LogError
 
-LINE = re.compile(rb"\((\d{1,12})\.(\d{1,9})\) (\S{1,16}) ([0-9A-Fa-f]{3}|[0-9A-Fa-f]{8})#((?:[0-9A-Fa-f]{2}){0,8})( [RT])?")
+LINE = re.compile(
+    rb"\((\d{1,12})\.(\d{1,9})\) (\S{1,16}) ([0-9A-Fa-f]{3}|[0-9A-Fa-f]{8})#((?:[0-9A-Fa-f]{2}){0,8})( [RT])?"
+)
 _BLOCK_LINES = 500_000
 _NIBBLE = np.full(256, 255, np.uint8)
 _NIBBLE[np.frombuffer(b"0123456789ABCDEF", np.uint8)] = np.arange(16)

@@ -84,7 +84,9 @@ def _case(episode: Episode, name: str, stream: Stream, channel: Channel, embodim
     flags = np.repeat(stream.valid.reshape(n, -1), values.shape[1] // max(stream.valid.reshape(n, -1).shape[1], 1), 1)
     rate_hz = channel.rate_hz or embodiment.rate_hz
     unit = stream.unit * channel.columns if len(stream.unit) == 1 else stream.unit
-    return _Case(episode.id, name, channel, rate_hz, stream.times_ns, values, flags, unit, _leaps(episode, stream, rate_hz))
+    return _Case(
+        episode.id, name, channel, rate_hz, stream.times_ns, values, flags, unit, _leaps(episode, stream, rate_hz)
+    )
 
 
 def _leaps(episode: Episode, stream: Stream, rate_hz: float) -> NDArray[np.bool_]:
@@ -155,7 +157,7 @@ def clock(case: _Case) -> Result:
 
 def duplicates(case: _Case) -> Result:
     """Samples with the time stamp of the sample before: invalid."""
-    again = np.r_[False, np.diff(case.times_ns) == 0]
+    again = np.asarray(np.r_[False, np.diff(case.times_ns) == 0])
     if not again.any():
         return [], None
     found = []
@@ -170,29 +172,34 @@ def duplicates(case: _Case) -> Result:
 def missing(case: _Case) -> Result:
     """Holes against the declared rate, a rate below it, and readings that arrived empty.
 
-    A late message makes the next interval short, a lost one does not: the 1% shortest intervals measure the jitter,
-    and only a gap beyond 1.6 periods plus jitter counts.
+    A late message is caught up by short intervals after it, a lost one is not: a gap beyond 1.6 periods counts when
+    the seven intervals around it take longer than their number of periods, too.
     """
     found = []
-    steps_s = np.diff(case.times_ns) / 1e9
+    t_s = (case.times_ns - case.times_ns[0]) / 1e9
+    steps_s = np.diff(t_s)
     forward = steps_s[steps_s > 0]
-    declared_s = 1 / case.rate_hz
     if len(forward) >= 3:
-        usual_s = float(np.median(forward))
+        # over eight intervals, so that stamps taken in bursts do not count
+        usual_s = float(np.median(t_s[8:] - t_s[:-8])) / 8 if len(t_s) > 24 else float(np.median(forward))
+        usual_s = usual_s if usual_s > 0 else float(np.median(forward))
+        declared_s = 1 / case.rate_hz
         if len(forward) >= 10 and usual_s > 1.3 * declared_s:
             lost = round(float(forward.sum()) / declared_s) - len(forward)
             text = f"{1 / usual_s:.4g} samples a second, the embodiment says {case.rate_hz:g}"
             found.append(case.finding("missing", 0, lost, text))
         period_s = max(usual_s, declared_s)
-        jitter_s = max(0.0, usual_s - float(np.quantile(forward, 0.01)))
-        holes = (steps_s > 1.6 * period_s + jitter_s) & ~case.leap
+        at = np.arange(len(steps_s))
+        low, high = np.maximum(at - 3, 0), np.minimum(at + 4, len(t_s) - 1)
+        behind = (t_s[high] - t_s[low]) / usual_s - (high - low)
+        holes = (steps_s > 1.6 * period_s) & (behind > 0.6) & ~case.leap
         for a, b in _runs(holes, 5):
             gaps_s = steps_s[a : b + 1][holes[a : b + 1]]
             lost = int(sum(max(1, round(g / period_s) - 1) for g in gaps_s))
             text = f"about {lost} samples, longest hole {gaps_s.max():.3f} s"
             found.append(case.finding("missing", a, lost, text))
     if case.channel.kind != "set":
-        empty = ~case.flags.any(1)
+        empty = np.asarray(~case.flags.any(1))
         for a, b in _runs(empty, 5):
             count = int(empty[a : b + 1].sum())
             found.append(case.finding("missing", a, count, f"{count} empty readings"))
@@ -204,7 +211,7 @@ def not_numbers(case: _Case) -> Result:
     bad = case.flags & ~np.isfinite(case.values)
     if not bad.any():
         return [], None
-    rows = bad.any(1)
+    rows = np.asarray(bad.any(1))
     found = []
     for a, b in _runs(rows, 5):
         count = int(rows[a : b + 1].sum())
@@ -245,7 +252,7 @@ def units_and_range(case: _Case) -> Result:
             continue
         bad[:, columns] |= out
         other = unit_by_magnitude(values[live[:, columns]], declared[k], a, b)
-        out_rows = out.any(1)
+        out_rows = np.asarray(out.any(1))
         if other:
             text = f"{case.column(k)}values look like {other}, not {declared[k]}: {out_rows.sum()} beyond {a:g}..{b:g}"
             found.append(case.finding("unit-mismatch", int(np.argmax(out_rows)), int(out_rows.sum()), text))
@@ -264,14 +271,13 @@ def units_and_range(case: _Case) -> Result:
 def stuck(case: _Case) -> Result:
     """A reading that else changes at most samples, exactly equal for 30 samples and 5 s or longer.
 
-    Left out: set points and commands, sets, values at rest (0, the column's extremes, its bounds), columns that
-    never change, and channels whose samples are changes only (a held historian tag).
+    Left out: set points and commands, sets, values at rest (within 1% of 0, of the column's extremes or its bounds),
+    columns that never change, and channels whose samples are changes only (a held historian tag).
     """
     channel = case.channel
     if channel.kind == "set" or channel.role not in _STILL_ROLES or len(case.values) < 2 * _STUCK_SAMPLES:
         return [], None
     found = []
-    bounds = {*channel.low, *channel.high, 0.0}
     for k in range(case.values.shape[1]):
         live = np.flatnonzero(case.flags[:, k] & np.isfinite(case.values[:, k]))
         values, times_ns = case.values[live, k], case.times_ns[live]
@@ -282,11 +288,12 @@ def stuck(case: _Case) -> Result:
         long = np.flatnonzero(lengths >= _STUCK_SAMPLES)
         outside = len(values) - int(lengths[long].sum())
         lively = (len(starts) - len(long)) >= 0.7 * max(outside, 1) and outside >= _STUCK_SAMPLES
-        resting = {values.min(), values.max(), *bounds}
+        ends = np.array([values.min(), values.max(), *channel.low, *channel.high, 0.0])
+        near = 0.01 * (values.max() - values.min())
         for run in long.tolist() if lively else []:
             a, b = starts[run], starts[run] + lengths[run] - 1
             seconds = (times_ns[b] - times_ns[a]) / 1e9
-            if seconds >= _STUCK_S and values[a] not in resting:
+            if seconds >= _STUCK_S and np.abs(ends - values[a]).min() > near:
                 text = f"{case.column(k)}{lengths[run]} samples exactly {values[a]:g} for {seconds:.1f} s"
                 found.append(case.finding("stuck", int(live[a]), int(lengths[run]), text))
     return _few(found), None

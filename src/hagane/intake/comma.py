@@ -41,7 +41,7 @@ def read_comma(path: Path) -> tuple[Frames, str]:
     if data.dtype.kind == "S" and data.dtype.itemsize <= 8:
         payload = np.ascontiguousarray(data.astype("S8")).view(np.uint8).reshape(-1, 8)
     elif data.dtype == np.uint8 and data.ndim == 2 and data.shape[1] == 8:
-        payload = data
+        payload = data.view(np.uint8)
     else:
         raise LogError(f"data.npy holds {data.dtype} {data.shape}, not 8 bytes a frame", where=str(folder))
     seconds = arrays["t"].astype(np.float64)

@@ -108,12 +108,16 @@ class CsvTable:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        parts = pc.extract_regex(column, rf"^\s*(?P<number>{_NUMBER}|[nN]a[nN])\s*(?P<unit>[^\s\d][^\d]{{0,11}}\d?)?\s*$")
+        parts = pc.extract_regex(
+            column, rf"^\s*(?P<number>{_NUMBER}|[nN]a[nN])\s*(?P<unit>[^\s\d][^\d]{{0,11}}\d?)?\s*$"
+        )
         bad = np.flatnonzero(parts.is_null().to_numpy(zero_copy_only=False) & present)
         if len(bad):
             cell = column[int(bad[0])].as_py()
             raise LogError(
-                f"not a number: {cell[:40]!r}", where=self.place(int(bad[0]), name), next_step="repair or empty the cell"
+                f"not a number: {cell[:40]!r}",
+                where=self.place(int(bad[0]), name),
+                next_step="repair or empty the cell",
             )
         texts = np.array(pc.struct_field(parts, "unit").fill_null("").to_pylist())
         known = plain_unit(unit) if unit else None
@@ -209,7 +213,13 @@ def _is_unit_row(cells: Sequence[str], width: int) -> bool:
 
 
 def _parse(
-    text: bytes, names: tuple[str, ...], header_lines: int, delimiter: str, head: Sequence[str], options: Options, where: str
+    text: bytes,
+    names: tuple[str, ...],
+    header_lines: int,
+    delimiter: str,
+    head: Sequence[str],
+    options: Options,
+    where: str,
 ) -> tuple[Any, str]:
     import pyarrow as pa
     import pyarrow.csv as pa_csv

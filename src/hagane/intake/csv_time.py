@@ -91,7 +91,7 @@ def _numbers(table: CsvTable, name: str) -> NDArray[np.int64]:
     if factor is None:
         factor = 1 if size > 1e17 else 1_000 if size > 1e14 else 1_000_000 if size > 1e11 else 10**9
     dateish = any(w in name.lower() for w in ("date", "fecha", "datum", "timestamp", "日"))
-    if not unit and dateish and 20_000 < values.min() and values.max() < 80_000:
+    if not unit and dateish and values.min() > 20_000 and values.max() < 80_000:
         # serial days of a spreadsheet, counted from 1899-12-30; they resolve about a microsecond
         return np.asarray(np.round((values - 25_569) * 86_400e3).astype(np.int64) * 1_000_000)
     if pa.types.is_integer(column.type):
@@ -138,9 +138,7 @@ def _stamps(table: CsvTable, text: Any, name: str, day_first: bool | None) -> ND
     return np.asarray(days * _DAY_NS + seconds * 10**9 + fraction - offset_ns)
 
 
-def _day_first(
-    table: CsvTable, name: str, a: NDArray[np.int64], b: NDArray[np.int64], told: bool | None
-) -> bool:
+def _day_first(table: CsvTable, name: str, a: NDArray[np.int64], b: NDArray[np.int64], told: bool | None) -> bool:
     if told is not None:
         return told
     if (a > 12).any() or (b > 12).any():

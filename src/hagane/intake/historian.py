@@ -7,6 +7,7 @@ the file's, empty cells are no samples, and a value held from row to row counts 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -107,9 +108,7 @@ def _episodes(
         outcome = _word(table, OUTCOME_HEADERS, a)
         outcome = outcome if outcome in ("success", "failure") else ""
         task = _word(table, TASK_HEADERS, a) or options.task
-        yield on_episode_clock(
-            Episode(name, embodiment.name, streams, task, outcome, table.digest, tuple(findings))
-        )
+        yield on_episode_clock(Episode(name, embodiment.name, streams, task, outcome, table.digest, tuple(findings)))
 
 
 def _without_last(stream: Stream, last_ns: int) -> Stream:
@@ -135,7 +134,7 @@ def _stream(
         valid = present[:, :, 0]
         values[~valid] = 0.0
         return Stream(times_ns, values, valid, units)
-    valid = present.all(1)
+    valid = np.asarray(present.all(1))
     if channel.rate_hz > 0 and 1 / period_s > 1.5 * channel.rate_hz:
         keep = present.any(1)
         values, valid, times_ns = values[keep], valid[keep], times_ns[keep]
@@ -179,7 +178,7 @@ def _split(
         borders = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
         found: list[tuple[str, int, int]] = []
         seen: dict[str, int] = {}
-        for a, b in zip(borders, borders[1:], strict=False):
+        for a, b in itertools.pairwise(borders):
             label = str(column[a].as_py())
             if label:
                 seen[label] = seen.get(label, 0) + 1
@@ -190,5 +189,5 @@ def _split(
         return found
     gap_ns = round((options.gap_s or _GAP_S) * 1e9)
     borders = [0, *(np.flatnonzero(np.diff(times_ns) > gap_ns) + 1).tolist(), len(times_ns)]
-    pairs = list(zip(borders, borders[1:], strict=False))
+    pairs = list(itertools.pairwise(borders))
     return [(f"{stem}-{k:05d}" if len(pairs) > 1 else stem, a, b) for k, (a, b) in enumerate(pairs)]

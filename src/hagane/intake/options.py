@@ -31,7 +31,8 @@ class Options:
     encoding: str = "utf-8"
     """Text encoding of a CSV."""
     keep_whole: bool = False
-    """True reads the whole episodes before the cut of a truncated log; False refuses such a log."""
+    """True takes what lies whole before the cut of a truncated log (drives of a CAN log, rows of a CSV, messages of
+    an MCAP) and a finding says so; False refuses such a log."""
 
 
 class LogFormat(Protocol):

@@ -142,9 +142,7 @@ def find_signal(source: str, messages: Mapping[str, Message], where: str) -> lis
             parts.append(messages[f"{name}_{letter}"])
         if signal not in parts[-1].signals:
             known = [s for p in parts for s in p.signals]
-            raise LogError(
-                f"message {name!r} has no signal {signal!r}", where=where, next_step=nearest(signal, known)
-            )
+            raise LogError(f"message {name!r} has no signal {signal!r}", where=where, next_step=nearest(signal, known))
         found.append((parts[-1], parts[-1].signals[signal]))
     if len({m.name for m, _ in found}) > 1:
         raise LogError(f"source {source!r} adds signals of two messages", where=where, next_step="edit the embodiment")
