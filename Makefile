@@ -1,0 +1,68 @@
+# Every target makes what it needs in .venv first. No root, no system package, no weights fetched.
+#   PYTHON=...       the interpreter (3.11 to 3.13); found by itself otherwise
+#   TORCH_INDEX=...  a package index with the build of torch you want (see README)
+#   TORCH=...        another version of torch, or "system" to use the interpreter's own
+#   JOBS=...         processes for the tests (2)
+
+JOBS ?= 2
+VENV ?= .venv
+PY := $(VENV)/bin/python
+export PYTHON TORCH TORCH_INDEX VENV
+# two processes on two cores: threads of numerical libraries would only get in each other's way
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+DEMO_READY := $(VENV)/.ready-intake-worlds
+DEV_READY := $(VENV)/.ready-dev-intake-worlds
+SETUP := pyproject.toml constraints.txt scripts/setup.py scripts/setup.sh
+
+.PHONY: help demo test test-all check floors names bench bench-lerobot setup clean
+
+help:
+	@echo "make demo           the whole loop on this machine: logs to a driven machine and a report, in ten minutes"
+	@echo "make test           all tests that take seconds; says what was skipped and why"
+	@echo "make test-all       the slow ones too"
+	@echo "make check          ruff, mypy, and the floors of the house"
+	@echo "make bench          measurements under bench/"
+	@echo "make bench-lerobot  our LeRobot sets in the peer's own loader, in an environment of its own"
+	@echo "make names          write tests/public_names.txt again after a public name was added on purpose"
+	@echo "make setup          only the environment in $(VENV)"
+	@echo "make clean          remove environments and caches (runs/ stays)"
+
+setup: $(DEV_READY)
+
+$(DEMO_READY): $(SETUP)
+	@sh scripts/setup.sh intake worlds
+
+$(DEV_READY): $(SETUP)
+	@sh scripts/setup.sh dev intake worlds
+
+demo: $(DEMO_READY)
+	@$(PY) -m hagane demo
+
+test: $(DEV_READY)
+	@$(ONE_THREAD) $(PY) -m pytest -n $(JOBS) -rs
+
+test-all: $(DEV_READY)
+	@$(ONE_THREAD) $(PY) -m pytest -n $(JOBS) -rs -m "slow or not slow"
+
+check: $(DEV_READY)
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@$(ONE_THREAD) $(PY) -m pytest tests/test_floors.py
+
+floors: $(DEV_READY)
+	@$(PY) -m pytest tests/test_floors.py
+
+names: $(DEV_READY)
+	@$(PY) -m tests.test_public_names
+
+bench: $(DEV_READY)
+	@sh scripts/bench.sh "$(PY)"
+
+bench-lerobot: $(DEV_READY)
+	@sh scripts/bench_lerobot.sh "$(PY)"
+
+clean:
+	rm -rf .venv .venv-lerobot .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
