@@ -1,0 +1,383 @@
+"""Catalog: the data sets of a site. Every read asks `permit` first and is refused by default."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from hagane.catalog.columns import Columns, open_columns, write_columns
+from hagane.catalog.episode_io import episode_digest, pack_episode, unpack_facts
+from hagane.catalog.index import Index
+from hagane.catalog.sketch import channel_stats, merge_all, unpack_sketches
+from hagane.catalog.store import OURS, Progress, StoredSet, content_digest, put_contract, write_stored
+from hagane.intake.lerobot_grid import align, instruction
+from hagane.intake.lerobot_journal import Journal, disk_error, sync_folder
+from hagane.seal import Ledger, SignedContract, Site, TrustStore, check_name, load_contract, permit
+from hagane.terms import (
+    ChannelStats,
+    ConfigError,
+    ContractError,
+    Decision,
+    Embodiment,
+    Episode,
+    HaganeError,
+    LogError,
+    Refused,
+    Request,
+    StoreError,
+)
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """What a catalog says about a data set without opening its data."""
+
+    name: str
+    """Name, unique in the catalog."""
+    embodiment: str
+    """Name of the machine."""
+    owner: str
+    """The member that owns it."""
+    episodes: int
+    """Episodes."""
+    steps: int
+    """Control steps over all episodes."""
+    seconds: float
+    """Length of all episodes."""
+    digest: str
+    """Content digest: the machine and its episodes."""
+    contract_digest: str
+    """sha256 of the contract's text; "" when it cannot be verified."""
+    contract_path: Path
+    """The contract beside the data."""
+    findings: int
+    """What the checks saw on the way in."""
+
+
+class Catalog:
+    """Open with `Catalog.open`."""
+
+    def __init__(
+        self, root: Path, site: Site, trust: TrustStore, ledger: Ledger | None, today: Callable[[], date]
+    ) -> None:
+        self.root, self.site, self.trust, self.ledger = root, site, trust, ledger
+        self._today = today
+        self._sets: dict[str, StoredSet] = {}
+        self._contracts: dict[str, SignedContract] = {}
+        self.problems: dict[str, HaganeError] = {}
+        """Why a data set or its contract cannot be used, by data set name."""
+        self.index = Index(root / "index.sqlite")
+        self._refresh()
+
+    @classmethod
+    def open(
+        cls,
+        root: Path,
+        site: Site,
+        trust: TrustStore,
+        ledger: Ledger | None = None,
+        *,
+        today: Callable[[], date] = date.today,
+    ) -> Catalog:
+        """Open the catalog in a folder (made if absent); verifies every contract again.
+
+        Args:
+            root: the catalog's folder.
+            site: where this process runs, for `permit`.
+            trust: keys of the owners that this site knows.
+            ledger: refusals, additions and reads are appended to it.
+            today: the date that contracts are judged at; for tests.
+
+        Raises:
+            StoreError: the folder cannot be used.
+        """
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise disk_error(e, root) from None
+        return cls(root, site, trust, ledger, today)
+
+    def add(
+        self,
+        name: str,
+        embodiment: Embodiment,
+        signed: SignedContract | None,
+        episodes: Iterable[Episode],
+        *,
+        progress: Progress = lambda what, count: None,
+    ) -> DatasetRecord:
+        """Bring episodes in under a contract. Killed on the way, the catalog is unchanged; call again to go on.
+
+        Adding the same content again changes nothing and returns the record.
+
+        Raises:
+            Refused: the contract is missing, of another owner, for other data, expired, or not for this site.
+            StoreError: the name holds other content, or the disk refuses.
+            LogError: no episode, an id used twice, or streams that do not fit the embodiment.
+        """
+        check_name(name, "data set name")
+        signed = self._may_add(name, embodiment, signed)
+        with self._locked():
+            self._refresh()
+            if name in self._sets or name in self.problems:
+                return self._same(name, embodiment, signed, episodes)
+            work = self.root / "staging" / name
+            journal = Journal(work / "journal")
+            _fill(journal, embodiment, episodes, progress)
+            try:
+                digest = write_stored(work, name, embodiment, signed, journal, progress)
+                journal.close()
+                self._publish(work, name, digest)
+            except OSError as e:
+                raise disk_error(e, work) from None
+        record = self.record(name)
+        self._note("add", name, {"digest": record.digest, "episodes": record.episodes})
+        return record
+
+    def renew(self, name: str, signed: SignedContract) -> DatasetRecord:
+        """Put a newer contract of the same owner beside a data set.
+
+        Raises:
+            Refused: it is of another owner, for other data, expired, or not for this site.
+            StoreError: there is no such data set.
+        """
+        stored = self._stored(name)
+        signed = self._may_add(name, stored.embodiment(), signed)
+        with self._locked():
+            put_contract(stored.folder / OURS, signed)
+            self._refresh()
+        self._note("renew", name, {"contract": signed.digest})
+        return self.record(name)
+
+    def ls(self) -> tuple[DatasetRecord, ...]:
+        """Records of all data sets, by name. Needs no permission: nothing of the data is shown."""
+        return tuple(self._record(row) for row in self.index.rows())
+
+    def record(self, name: str) -> DatasetRecord:
+        """The record of one data set.
+
+        Raises:
+            StoreError: there is none; CorruptError: it is damaged.
+        """
+        self._stored(name)
+        return next(r for r in self.ls() if r.name == name)
+
+    def embodiment(self, name: str) -> Embodiment:
+        """The machine of a data set.
+
+        Raises:
+            StoreError: as `record`.
+        """
+        return self._stored(name).embodiment()
+
+    def decide(self, name: str, purpose: str) -> Decision:
+        """What `permit` says about reading a data set here, today, for a purpose.
+
+        Raises:
+            StoreError: as `record`.
+        """
+        owner = str(self._stored(name).record["owner"])
+        return permit(self._contracts.get(name), self._request(name, owner, purpose))
+
+    def episodes(self, name: str, purpose: str) -> Iterator[Episode]:
+        """The episodes as they were added: native rates, findings included.
+
+        Raises:
+            Refused: the contract does not permit it.
+            CorruptError: stored bytes differ from their digest; names the file.
+        """
+        self._read(name, purpose)
+        return self._stored(name).episodes()
+
+    def stats(self, name: str | Sequence[str], purpose: str) -> dict[str, ChannelStats]:
+        """Statistics by channel, action channels included; of several data sets of one machine together.
+
+        Raises:
+            Refused: a contract does not permit it.
+            ConfigError: data sets of different machines.
+            CorruptError: stored bytes differ from their digest.
+        """
+        names = [name] if isinstance(name, str) else list(name)
+        parts = []
+        for one in names:
+            self._read(one, purpose)
+            path = f"{OURS}/stats.npz"
+            parts.append(unpack_sketches(self._stored(one).bytes(path), str(self._stored(one).folder / path)))
+        if len({self._stored(n).record["embodiment"] for n in names}) != 1:
+            raise ConfigError(f"statistics of different machines cannot be merged: {', '.join(names)}")
+        return {channel: channel_stats(s) for channel, s in merge_all(parts).items()}
+
+    def columns(self, name: str, purpose: str) -> Columns:
+        """Training columns, memory-mapped; built from the canonical set where the cache is absent.
+
+        Raises:
+            Refused: the contract does not permit it.
+            CorruptError: stored bytes differ from their digest; names the file.
+        """
+        self._read(name, purpose)
+        stored = self._stored(name)
+        embodiment, digest = stored.embodiment(), str(stored.record["digest"])
+        folder = self._cache(name, digest)
+        if not folder.exists():
+            grids = ((e.id, instruction(e, embodiment), align(e, embodiment)) for e in stored.episodes())
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with self._locked():
+                write_columns(folder, name, digest, embodiment, grids)
+        return open_columns(folder, embodiment)
+
+    def verify(self, name: str) -> int:
+        """Check every file of a data set, its contract, and its cache; returns the number of files checked.
+
+        Raises:
+            CorruptError: a file is missing or differs; names it.
+            ContractError: the contract is not signed by the owner.
+        """
+        stored = self._stored(name)
+        count = stored.verify()
+        load_contract(stored.folder / OURS / "contract.toml", self.trust)
+        folder = self._cache(name, str(stored.record["digest"]))
+        if folder.exists():
+            open_columns(folder, stored.embodiment())
+        return count
+
+    def _may_add(self, name: str, embodiment: Embodiment, signed: SignedContract | None) -> SignedContract:
+        """A contract that grants nothing here must not bring data here."""
+        purposes = signed.contract.purposes if signed is not None else ()
+        asked = [self._request(name, embodiment.owner, p) for p in purposes or ("view",)]
+        answers = [(r, permit(signed, r)) for r in asked]
+        if signed is not None and any(a.allowed for _, a in answers):
+            return signed
+        request, decision = answers[0]
+        self._refuse(request, decision)
+        raise AssertionError
+
+    def _read(self, name: str, purpose: str) -> None:
+        stored = self._stored(name)
+        if name in self.problems:
+            raise self.problems[name]
+        decision = self.decide(name, purpose)
+        if not decision.allowed:
+            self._refuse(self._request(name, str(stored.record["owner"]), purpose), decision)
+        self._note("read", name, {"purpose": purpose, "digest": stored.record["digest"]})
+
+    def _refuse(self, request: Request, decision: Decision) -> None:
+        if self.ledger is not None:
+            self.ledger.append("refusal", {**vars(request), "today": str(request.today), "reason": decision.reason})
+        raise Refused(
+            decision.reason,
+            where=request.dataset,
+            next_step=f"ask {request.owner} for a contract that grants this, or leave the data set out",
+        )
+
+    def _note(self, kind: str, name: str, body: dict[str, Any]) -> None:
+        if self.ledger is not None:
+            contract = self._contracts[name].digest if name in self._contracts else ""
+            self.ledger.append(kind, {"dataset": name, "contract": contract, "site": self.site.name, **body})
+
+    def _request(self, name: str, owner: str, purpose: str) -> Request:
+        return Request(name, owner, purpose, self.site.country, self.site.name, self._today())
+
+    def _stored(self, name: str) -> StoredSet:
+        if name in self._sets:
+            return self._sets[name]
+        if name in self.problems:
+            raise self.problems[name]
+        known = ", ".join(sorted(self._sets)) or "none"
+        raise StoreError(f"no data set {name!r}", where=str(self.root), next_step=f"there are: {known}")
+
+    def _same(
+        self, name: str, embodiment: Embodiment, signed: SignedContract, episodes: Iterable[Episode]
+    ) -> DatasetRecord:
+        stored = self._stored(name)
+        if content_digest(embodiment, [episode_digest(e) for e in episodes]) != stored.record["digest"]:
+            raise StoreError(
+                f"data set {name!r} exists with other content",
+                where=str(stored.folder),
+                next_step="choose a new name: a data set never changes once runs can have read it",
+            )
+        known = self._contracts.get(name)
+        if known is None or known.digest != signed.digest:
+            raise StoreError(
+                f"data set {name!r} exists under another contract",
+                where=str(stored.folder),
+                next_step="renew its contract instead (Catalog.renew)",
+            )
+        return self.record(name)
+
+    def _publish(self, work: Path, name: str, digest: str) -> None:
+        """Renames only: the set first, since the cache can be built again from it."""
+        sets, cache = self.root / "sets", self._cache(name, digest)
+        sets.mkdir(exist_ok=True)
+        (work / "set").rename(sets / name)
+        sync_folder(sets)
+        shutil.rmtree(cache, ignore_errors=True)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        (work / "columns").rename(cache)
+        shutil.rmtree(work, ignore_errors=True)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Read the folders, verify contracts, and bring the index up to them."""
+        self._sets, self._contracts, self.problems = {}, {}, {}
+        for folder in sorted((self.root / "sets").glob("*/")):
+            name = folder.name
+            try:
+                self._sets[name] = StoredSet(folder)
+                self._contracts[name] = load_contract(folder / OURS / "contract.toml", self.trust)
+            except (StoreError, ContractError, ConfigError) as e:
+                self.problems[name] = e
+        known = self.index.digests()
+        for name in set(known) - set(self._sets) - set(self.problems):
+            self.index.drop(name)
+        for name, stored in self._sets.items():
+            contract = self._contracts[name].digest if name in self._contracts else ""
+            if known.get(name) != (stored.record["digest"], contract):
+                self.index.put(stored.record, contract, stored.facts())
+
+    def _record(self, row: tuple[Any, ...]) -> DatasetRecord:
+        path = self.root / "sets" / row[0] / OURS / "contract.toml"
+        return DatasetRecord(*row[:8], path, row[8])
+
+    def _cache(self, name: str, digest: str) -> Path:
+        return self.root / "cache" / f"{name}-{digest[:16]}"
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One writer at a time; a killed writer lets go by dying."""
+        with (self.root / ".lock").open("a") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                os.fsync(f.fileno())
+
+
+def _fill(journal: Journal, embodiment: Embodiment, episodes: Iterable[Episode], progress: Progress) -> None:
+    """Append the episodes that the journal does not hold yet; begin again where they differ from it."""
+    held = [unpack_facts(p)["content"] for p in journal.records()]
+    seen: set[str] = set()
+    count = 0
+    for episode in episodes:
+        if episode.embodiment != embodiment.name:
+            raise LogError(f"is of {episode.embodiment!r}, not of {embodiment.name!r}", where=episode.id)
+        if episode.id in seen:
+            raise LogError("the same episode id twice in one data set", where=episode.id)
+        seen.add(episode.id)
+        if count < len(held) and episode_digest(episode) != held[count]:
+            journal.cut(count)
+            held = []
+        if count >= len(held):
+            align(episode, embodiment)
+            journal.append(pack_episode(episode))
+        count += 1
+        progress("read", count)
+    journal.cut(count)
+    if not count:
+        raise LogError("there is no episode to add", next_step="check what the log holds")

@@ -1,0 +1,253 @@
+"""One data set on disk, complete or absent, every file under a digest.
+
+    sets/<name>/meta, data      LeRobot v3.0: rows on the control grid, for peers
+    sets/<name>/hagane/
+        embodiment.toml         the machine
+        contract.toml(.sig)     the owner's terms, verified at every open
+        streams/file-000.parquet  native-rate streams (int64 ns), one row group an episode
+        episodes.json           facts and findings of each episode, and where its streams lie
+        stats.npz               mergeable statistics
+        record.json             what `ls` shows
+        manifest.json           sha256 of every file but the contract's
+
+Adding goes through `staging/<name>`: each episode is appended to a journal, then the set is written there and renamed
+into place. A crash leaves the catalog as it was; the next `add` of the same episodes goes on from the journal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hagane.catalog.columns import ColumnsWriter, open_columns
+from hagane.catalog.episode_io import SCHEMA, read_episode, unpack_episode, unpack_facts
+from hagane.catalog.sketch import pack_sketches, sketch_columns
+from hagane.intake.lerobot_grid import align, instruction
+from hagane.intake.lerobot_journal import Journal, disk_error, replace_file, sync_folder
+from hagane.intake.lerobot_layout import FILE_BYTES
+from hagane.intake.lerobot_rows import embodiment_features, facts_of, fps_of, grid_rows
+from hagane.intake.lerobot_write import write_set
+from hagane.seal import SignedContract
+from hagane.terms import (
+    CorruptError,
+    Embodiment,
+    Episode,
+    canonical_json,
+    digest_bytes,
+    digest_file,
+    digest_value,
+    dump_toml,
+    parse_toml,
+)
+
+OURS = "hagane"
+UNLISTED = ("contract.toml", "contract.toml.sig", "manifest.json")
+"""Files of `hagane/` that the manifest does not list: signed on their own, or the manifest itself."""
+
+Progress = Callable[[str, int], None]
+"""Called with what is being done and how many episodes of it are done."""
+
+
+def content_digest(embodiment: Embodiment, episode_digests: list[str]) -> str:
+    """Digest of a data set: its machine and its episodes, in order, whatever the files look like."""
+    return digest_value({"embodiment": dump_toml(embodiment), "episodes": episode_digests})
+
+
+def put_contract(folder: Path, signed: SignedContract) -> None:
+    """Lay an owner's contract beside its data; the signature first, so that no text is ever unsigned."""
+    replace_file(folder / "contract.toml.sig", signed.signature)
+    replace_file(folder / "contract.toml", signed.toml)
+
+
+def write_stored(
+    work: Path, name: str, embodiment: Embodiment, signed: SignedContract, journal: Journal, progress: Progress
+) -> str:
+    """Write `work/set` and `work/columns` out of a journal of packed episodes; returns the content digest.
+
+    Raises:
+        LogError: an episode whose streams do not fit the embodiment.
+        StoreError: the disk refuses.
+    """
+    target = work / "set"
+    shutil.rmtree(target, ignore_errors=True)
+    ours = target / OURS
+    digest = content_digest(embodiment, [unpack_facts(p)["content"] for p in journal.records()])
+    columns = ColumnsWriter(work / "columns", name, digest, embodiment)
+    streams = _StreamFiles(ours / "streams")
+    facts: list[dict[str, Any]] = []
+
+    def rows() -> Iterator[tuple[Any, str]]:
+        for number, payload in enumerate(journal.records(), 1):
+            fact, table, episode = unpack_episode(payload)
+            grid = align(episode, embodiment)
+            task = instruction(episode, embodiment)
+            first, last = episode.span_ns
+            facts.append({**fact, **streams.write(table), "steps": len(grid), "span_ns": [first, last]})
+            columns.add(episode.id, task, grid)
+            progress("store", number)
+            yield grid_rows(grid, embodiment), task
+
+    try:
+        features = embodiment_features(embodiment)
+        extra = {**facts_of(embodiment), "owner": embodiment.owner, "dataset": name}
+        write_set(target, features, fps_of(embodiment), rows(), robot_type=embodiment.name, extra=extra)
+        streams.close()
+        columns.close()
+    except OSError as e:
+        raise disk_error(e, work) from None
+    progress("statistics", len(facts))
+    sketches = sketch_columns(open_columns(work / "columns", embodiment))
+    replace_file(ours / "embodiment.toml", dump_toml(embodiment).encode())
+    replace_file(ours / "episodes.json", _json({"episodes": facts}))
+    replace_file(ours / "stats.npz", pack_sketches(sketches))
+    record = {
+        "name": name,
+        "embodiment": embodiment.name,
+        "owner": embodiment.owner,
+        "episodes": len(facts),
+        "steps": sum(f["steps"] for f in facts),
+        "seconds": sum(f["span_ns"][1] - f["span_ns"][0] for f in facts) / 1e9,
+        "digest": digest,
+        "findings": sum(len(f["findings"]) for f in facts),
+    }
+    replace_file(ours / "record.json", _json(record))
+    put_contract(ours, signed)
+    _write_manifest(target)
+    return digest
+
+
+class StoredSet:
+    """A data set folder. Every byte is checked against the manifest when it is read.
+
+    Raises:
+        CorruptError: the manifest is missing or was changed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files = _read_manifest(folder)
+        self.record: dict[str, Any] = json.loads(self.bytes(f"{OURS}/record.json"))
+
+    def bytes(self, path: str) -> bytes:
+        """Contents of a file of the set.
+
+        Raises:
+            CorruptError: it is missing or differs from its digest.
+        """
+        try:
+            data = (self.folder / path).read_bytes()
+        except OSError:
+            data = b""
+        if path not in self._files or digest_bytes(data) != self._files[path]["sha256"]:
+            raise _changed(self.folder / path)
+        return data
+
+    def embodiment(self) -> Embodiment:
+        """The machine of this set."""
+        text = self.bytes(f"{OURS}/embodiment.toml").decode()
+        return parse_toml(text, Embodiment, where=str(self.folder / OURS / "embodiment.toml"))
+
+    def facts(self) -> list[dict[str, Any]]:
+        """Facts of each episode, in order."""
+        facts: list[dict[str, Any]] = json.loads(self.bytes(f"{OURS}/episodes.json"))["episodes"]
+        return facts
+
+    def episodes(self) -> Iterator[Episode]:
+        """Episodes as they were added: native rates, nothing aligned.
+
+        Raises:
+            CorruptError: bytes differ from their digest; raised before an episode of that file is given.
+        """
+        opened: tuple[int, Any] = (-1, None)
+        for fact in self.facts():
+            path = f"{OURS}/streams/file-{fact['file']:03d}.parquet"
+            if opened[0] != fact["file"]:
+                opened = (fact["file"], pq.ParquetFile(pa.BufferReader(self.bytes(path))))
+            yield read_episode(fact, opened[1].read_row_group(fact["group"]), str(self.folder / path))
+
+    def verify(self) -> int:
+        """Check every file; returns how many.
+
+        Raises:
+            CorruptError: a file is missing, differs from its digest, or is not listed; names it.
+        """
+        for path, told in self._files.items():
+            file = self.folder / path
+            if not file.is_file() or digest_file(file) != told["sha256"]:
+                raise _changed(file)
+        found = {str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p.is_file()}
+        stray = sorted(found - set(self._files) - {f"{OURS}/{n}" for n in UNLISTED})
+        if stray:
+            raise CorruptError("a file that the manifest does not list", where=str(self.folder / stray[0]))
+        return len(self._files)
+
+
+def _write_manifest(folder: Path) -> None:
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name not in {f"{OURS}/{n}" for n in UNLISTED}:
+            files[name] = {"sha256": digest_file(path), "bytes": path.stat().st_size}
+    told = {"files": files}
+    replace_file(folder / OURS / "manifest.json", _json({**told, "sha256": digest_value(told)}))
+    for path in (p for p in folder.rglob("*") if p.is_dir()):
+        sync_folder(path)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / OURS / "manifest.json"
+    try:
+        told = json.loads(path.read_bytes())
+        digest = told.pop("sha256")
+        if digest_bytes(canonical_json(told)) != digest:
+            raise ValueError
+        files: dict[str, Any] = told["files"]
+        return files
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise _changed(path) from None
+
+
+def _changed(path: Path) -> CorruptError:
+    what = "the file differs from its recorded digest" if path.exists() else "the file is missing"
+    return CorruptError(what, where=str(path), next_step="restore the data set from a copy, or bring the logs in again")
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+
+
+class _StreamFiles:
+    """streams/file-*.parquet: one row group an episode, a new file when one is full."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.files, self.groups = folder, 0, 0
+        self._writer: pq.ParquetWriter | None = None
+        self._file: Any = None
+
+    def write(self, table: pa.Table) -> dict[str, int]:
+        """Append an episode's streams; returns where they lie."""
+        if self._writer is not None and self._file.tell() > FILE_BYTES:
+            self.close()
+        if self._writer is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = (self.folder / f"file-{self.files:03d}.parquet").open("wb")
+            self._writer = pq.ParquetWriter(self._file, SCHEMA, compression="zstd")
+            self.files, self.groups = self.files + 1, 0
+        self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
+        self.groups += 1
+        return {"file": self.files - 1, "group": self.groups - 1}
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._writer = None

@@ -1,0 +1,175 @@
+"""A journal of closed episodes: what makes a recording survive a crash.
+
+A Parquet file without its footer is lost as a whole, which is how recordings die elsewhere. So episodes are first
+appended here, one checked record each (length, crc32, bytes), synced one by one; Parquet files are written from
+the journal when the recording is complete, under other names, and renamed. Whatever the moment of a crash, only
+the record that was being written can be lost: its torn bytes are cut off when the journal is opened again.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from hagane.terms import CorruptError, StoreError
+
+_MAGIC = b"HAGANEJ1"
+_HEAD = struct.Struct("<QI")
+
+
+class Journal:
+    """An append-only file of byte records.
+
+    Opening an existing one keeps its whole records and cuts a torn last one off.
+
+    Args:
+        path: the file; made if absent.
+
+    Raises:
+        CorruptError: a record in the middle is damaged, or the file is no journal.
+        StoreError: the disk refuses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offsets: list[int] = []
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO = path.open("a+b")
+            self._end = self._recover()
+        except OSError as e:
+            raise disk_error(e, path) from None
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def append(self, payload: bytes) -> None:
+        """Add a record; it is on disk when this returns.
+
+        Raises:
+            StoreError: the disk refuses (full); the journal is as it was.
+        """
+        head = _HEAD.pack(len(payload), zlib.crc32(payload))
+        try:
+            self._file.write(head + payload)
+            self._file.flush()
+            os.fdatasync(self._file.fileno())
+        except OSError as e:
+            self._reopen()
+            raise disk_error(e, self.path) from None
+        self.offsets.append(self._end)
+        self._end += len(head) + len(payload)
+
+    def records(self) -> Iterator[bytes]:
+        """All records in order, each checked.
+
+        Raises:
+            CorruptError: bytes changed since they were written.
+        """
+        for number in range(len(self.offsets)):
+            yield self.record(number)
+
+    def record(self, number: int) -> bytes:
+        """One record by its number.
+
+        Raises:
+            CorruptError: its bytes changed since they were written.
+        """
+        self._file.seek(self.offsets[number])
+        size, crc = _HEAD.unpack(self._file.read(_HEAD.size))
+        payload = self._file.read(size)
+        if len(payload) != size or zlib.crc32(payload) != crc:
+            raise CorruptError(f"record {number} of the journal is damaged", where=str(self.path))
+        return payload
+
+    def cut(self, count: int) -> None:
+        """Keep the first `count` records only."""
+        if count < len(self.offsets):
+            self._end = self.offsets[count]
+            del self.offsets[count:]
+            os.ftruncate(self._file.fileno(), self._end)
+            self._reopen()
+
+    def close(self) -> None:
+        """Close the file; records stay."""
+        self._file.close()
+
+    def _reopen(self) -> None:
+        """After a failed write: forget what the buffer holds, and cut the file back to its last whole record."""
+        try:
+            self._file.close()
+        except OSError:
+            pass
+        os.truncate(self.path, self._end)
+        self._file = self.path.open("a+b")
+
+    def _recover(self) -> int:
+        size = os.fstat(self._file.fileno()).st_size
+        if size < len(_MAGIC):
+            self._file.truncate(0)
+            self._file.write(_MAGIC)
+            self._file.flush()
+            return len(_MAGIC)
+        self._file.seek(0)
+        if self._file.read(len(_MAGIC)) != _MAGIC:
+            raise CorruptError("this is no journal of episodes", where=str(self.path))
+        at = len(_MAGIC)
+        while at + _HEAD.size <= size:
+            length, crc = _HEAD.unpack(self._file.read(_HEAD.size))
+            end = at + _HEAD.size + length
+            if end > size:
+                break
+            if zlib.crc32(self._file.read(length)) != crc:
+                if end < size:
+                    raise CorruptError(
+                        f"record {len(self.offsets)} of the journal is damaged",
+                        where=str(self.path),
+                        next_step="remove the folder of this unfinished recording and record again",
+                    )
+                break
+            self.offsets.append(at)
+            at = end
+        if at < size:
+            self._file.truncate(at)
+        return at
+
+
+def disk_error(e: OSError, path: Path) -> StoreError:
+    """One message for a disk that refuses, with the next step."""
+    return StoreError(
+        f"the disk refused: {e.strerror or e}",
+        where=str(path),
+        next_step="free some disk and run the same command again: finished episodes are kept",
+    )
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file so that it is complete or absent: temporary name, sync, rename.
+
+    Raises:
+        StoreError: the disk refuses; the old file is untouched.
+    """
+    temporary = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(e, path) from None
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames in a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

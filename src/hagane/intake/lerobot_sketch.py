@@ -1,0 +1,146 @@
+"""Statistics that merge: moments by Chan's update, quantiles by a fixed-size digest, per column.
+
+Averaging the quantiles of parts is wrong (a part of ten episodes would weigh as much as one of ten thousand, and
+no average of q99 is a q99). A sketch keeps the distribution's shape instead, so parts, data sets and members can
+be summed in any grouping.
+
+Moments: Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm", 1979. Quantiles: t-digest, Dunning and
+Ertl, arXiv 1902.04023, with the log-odds scale (its k2), which is finest where q01 and q99 lie.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BINS = 1024
+_EDGE = 1e-6
+_BLOCK = 1 << 18
+
+
+@dataclass(frozen=True, eq=False)
+class Sketch:
+    """Statistics of C columns over any number of samples. Make with `sketch_rows`, add up with `merge`."""
+
+    count: NDArray[np.int64]
+    """[C] samples seen."""
+    mean: NDArray[np.float64]
+    """[C] mean; 0 without samples."""
+    m2: NDArray[np.float64]
+    """[C] sum of squared differences from the mean."""
+    low: NDArray[np.float64]
+    """[C] minimum; +inf without samples."""
+    high: NDArray[np.float64]
+    """[C] maximum; -inf without samples."""
+    centre: NDArray[np.float64]
+    """[C, bins] mean of the samples in each bin of the digest, ascending where weights are positive."""
+    weight: NDArray[np.float64]
+    """[C, bins] samples in each bin."""
+
+    @property
+    def std(self) -> NDArray[np.float64]:
+        """[C] population standard deviation; 0 without samples."""
+        return np.sqrt(self.m2 / np.maximum(self.count, 1))
+
+    def quantile(self, q: float) -> NDArray[np.float64]:
+        """[C] quantile of order q in [0, 1]; NaN without samples."""
+        out = np.full(len(self.count), np.nan)
+        for c, n in enumerate(self.count):
+            if n == 0:
+                continue
+            keep = self.weight[c] > 0
+            w = self.weight[c, keep]
+            middle = (np.cumsum(w) - w / 2) / w.sum()
+            at = np.concatenate([[0.0], middle, [1.0]])
+            out[c] = np.interp(q, at, np.concatenate([[self.low[c]], self.centre[c, keep], [self.high[c]]]))
+        return out
+
+
+def empty_sketch(columns: int) -> Sketch:
+    """A sketch of nothing."""
+    zeros, inf = np.zeros(columns), np.full(columns, np.inf)
+    bins = np.zeros((columns, _BINS))
+    return Sketch(np.zeros(columns, np.int64), zeros, zeros.copy(), inf, -inf, bins, bins.copy())
+
+
+def sketch_rows(rows: NDArray[Any]) -> Sketch:
+    """Sketch of [N, C] samples; NaN entries are absent. Large inputs are taken in blocks."""
+    total = empty_sketch(rows.shape[1])
+    for at in range(0, len(rows), _BLOCK):
+        total = merge(total, _sketch_block(np.asarray(rows[at : at + _BLOCK])))
+    return total
+
+
+def sketch_pixels(images: NDArray[np.uint8]) -> Sketch:
+    """Sketch of [N, height, width, 3] images per colour, over all pixels, in 0..255: exact, by counting levels."""
+    counts = np.zeros((3, 256), np.int64)
+    for image in images:
+        for colour in range(3):
+            counts[colour] += np.bincount(image[..., colour].ravel(), minlength=256)
+    n = counts.sum(1)
+    levels = np.arange(256.0)
+    seen = counts > 0
+    mean = counts @ levels / np.maximum(n, 1)
+    m2 = (counts * (levels - mean[:, None]) ** 2).sum(1)
+    low = np.where(seen, levels, np.inf).min(1)
+    high = np.where(seen, levels, -np.inf).max(1)
+    centre, weight = _compress(np.tile(levels, (3, 1)), counts.astype(np.float64))
+    return Sketch(n, mean, m2, low, high, centre, weight)
+
+
+def merge(a: Sketch, b: Sketch) -> Sketch:
+    """The sketch of both sample sets together."""
+    if not b.count.any():
+        return a
+    if not a.count.any():
+        return b
+    n = a.count + b.count
+    safe = np.maximum(n, 1)
+    step = b.mean - a.mean
+    mean = a.mean + step * b.count / safe
+    m2 = a.m2 + b.m2 + step**2 * a.count * b.count / safe
+    # an empty side has mean 0, which must not move the other
+    mean = np.where(a.count == 0, b.mean, np.where(b.count == 0, a.mean, mean))
+    m2 = np.where(a.count == 0, b.m2, np.where(b.count == 0, a.m2, m2))
+    centre = np.concatenate([a.centre, b.centre], 1)
+    weight = np.concatenate([a.weight, b.weight], 1)
+    centre, weight = _compress(np.where(weight > 0, centre, np.inf), weight)
+    return Sketch(n, mean, m2, np.minimum(a.low, b.low), np.maximum(a.high, b.high), centre, weight)
+
+
+def _sketch_block(rows: NDArray[Any]) -> Sketch:
+    values = rows.astype(np.float64)
+    there = ~np.isnan(values)
+    n = there.sum(0)
+    safe = np.maximum(n, 1)
+    mean = np.where(there, values, 0).sum(0) / safe
+    m2 = np.where(there, (values - mean) ** 2, 0).sum(0)
+    values = np.where(there, values, np.inf)
+    ordered = np.sort(values, axis=0).T
+    low = values.min(0, initial=np.inf)
+    high = np.where(there, values, -np.inf).max(0, initial=-np.inf)
+    weight = (np.arange(rows.shape[0]) < n[:, None]).astype(np.float64)
+    centre, weight = _compress(ordered, weight, ordered=True)
+    return Sketch(n.astype(np.int64), mean, m2, low, high, centre, weight)
+
+
+def _compress(
+    centre: NDArray[np.float64], weight: NDArray[np.float64], *, ordered: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sum [C, M] weighted points into [C, bins]; absent points have weight 0 and lie at +inf."""
+    if not ordered:
+        order = np.argsort(centre, axis=1, kind="stable")
+        centre, weight = np.take_along_axis(centre, order, 1), np.take_along_axis(weight, order, 1)
+    total = np.maximum(weight.sum(1, keepdims=True), 1e-300)
+    middle = np.clip((np.cumsum(weight, 1) - weight / 2) / total, _EDGE, 1 - _EDGE)
+    scale = np.log(middle / (1 - middle)) / (2 * np.log((1 - _EDGE) / _EDGE)) + 0.5
+    bins = np.minimum((scale * _BINS).astype(np.int64), _BINS - 1)
+    flat = (bins + _BINS * np.arange(len(centre))[:, None]).ravel()
+    size = len(centre) * _BINS
+    mass = np.where(weight > 0, centre, 0) * weight
+    sums = np.bincount(flat, mass.ravel(), size).reshape(len(centre), _BINS)
+    weights = np.bincount(flat, weight.ravel(), size).reshape(len(centre), _BINS)
+    return np.divide(sums, weights, out=np.zeros_like(sums), where=weights > 0), weights
