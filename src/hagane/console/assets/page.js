@@ -1,0 +1,42 @@
+"use strict";
+// Wires the page together: players, curves, digests that copy themselves.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const players = [];
+  for (const root of document.querySelectorAll(".player")) {
+    const player = hagane.player(root, data.replays[root.dataset.replay]);
+    if (player) players.push(player);
+  }
+  const all = document.getElementById("play-all");
+  if (all) {
+    const show = () => {
+      const on = players.some((p) => p.isPlaying());
+      all.textContent = on ? "pause all" : "play all";
+      all.setAttribute("aria-pressed", on);
+    };
+    all.onclick = () => {
+      const on = !players.some((p) => p.isPlaying());
+      players.forEach((p) => p.setPlaying(on));
+      show();
+    };
+    document.querySelector(".players").addEventListener("click", show);
+    document.querySelector(".players").addEventListener("keyup", show);
+    if (location.hash === "#play") all.click();
+  }
+  hagane.curves(data.curves);
+
+  for (const digest of document.querySelectorAll(".digest")) {
+    digest.onclick = async () => {
+      const short = digest.textContent;
+      try {
+        await navigator.clipboard.writeText(digest.dataset.full);
+        digest.textContent = "copied";
+        digest.classList.add("copied");
+      } catch {
+        digest.textContent = digest.dataset.full;
+        return;
+      }
+      setTimeout(() => { digest.textContent = short; digest.classList.remove("copied"); }, 1200);
+    };
+  }
+})();
