@@ -13,8 +13,8 @@ from hagane.terms import ConfigError, Embodiment, Reading, load_toml
 from hagane.worlds import road_score
 from hagane.worlds.base import Drawing, Pilot
 from hagane.worlds.road_drive import DT_S, STEPS, Drive, Stage
-from hagane.worlds.road_geometry import B, F, Paths
-from hagane.worlds.road_map import EGO_LENGTH_M, EGO_WIDTH_M, Roads, draw_scene, lay_out, park_cars
+from hagane.worlds.road_geometry import B, F
+from hagane.worlds.road_map import EGO_LENGTH_M, EGO_WIDTH_M, FIRST_S_M, Roads, draw_scene, lay_out, park_cars
 from hagane.worlds.road_pilots import (
     BRISK,
     CALM,
@@ -182,15 +182,14 @@ def make_recorded(path: Path, *, scenes: Sequence[str] = ()) -> RoadWorld:
 class StripGround:
     """A carriageway between two edges along a reference line."""
 
-    def __init__(self, road: Paths, edges_d_NP2: F) -> None:
-        self.road, self.edges_d_NP2 = road, edges_d_NP2
+    def __init__(self, first_s_m: float, edges_d_NP2: F) -> None:
+        self.first_s_m, self.edges_d_NP2 = first_s_m, edges_d_NP2
 
-    def inside(self, xy_NK2: F) -> B:
+    def inside(self, xy_NK2: F, s_NK: F, d_NK: F) -> B:
         """[N, K] whether points lie between the edges."""
-        s, d = self.road.project(xy_NK2)
-        at = np.clip(np.rint(s - self.road.first_s_m), 0, self.edges_d_NP2.shape[1] - 1).astype(np.int64)
+        at = np.clip(np.rint(s_NK - self.first_s_m), 0, self.edges_d_NP2.shape[1] - 1).astype(np.int64)
         edges = self.edges_d_NP2[np.arange(len(at))[:, None], at]
-        return np.asarray((d >= edges[..., 0]) & (d <= edges[..., 1]))
+        return np.asarray((d_NK >= edges[..., 0]) & (d_NK <= edges[..., 1]))
 
 
 def _drawn(case: str, seeds_N: Sequence[int]) -> tuple[Stage, Callable[[int], list[Any]]]:
@@ -211,7 +210,7 @@ def _drawn(case: str, seeds_N: Sequence[int]) -> tuple[Stage, Callable[[int], li
         start_N4=start,
         length_N=np.full(n, EGO_LENGTH_M),
         width_N=np.full(n, EGO_WIDTH_M),
-        ground=StripGround(roads.road, roads.edges_d_NP2),
+        ground=StripGround(FIRST_S_M, roads.edges_d_NP2),
         traffic=ReactiveTraffic(roads.road, park_cars(roads), roads.lanes_d_NL, DT_S),
     )
     return stage, lambda copy: _lane_lines(roads, copy)

@@ -46,8 +46,8 @@ class Traffic(Protocol):
 class Ground(Protocol):
     """Where a car may drive."""
 
-    def inside(self, xy_NK2: F) -> B:
-        """[N, K] whether points lie on the drivable area."""
+    def inside(self, xy_NK2: F, s_NK: F, d_NK: F) -> B:
+        """[N, K] whether points lie on the drivable area, given in the plane and along the stage's road lines."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +93,8 @@ class Drive:
         self._felt_N3W = np.zeros((n, 3, score.SMOOTH_STEPS))
         self.actors = self.traffic.actors()
         self.touched_NM = score.touching(self.box(), self.actors)
+        # recorded cars may start with a wheel off the map: they are judged once they have been wholly on it
+        self._settled = self.footing()[0].all(1)
         self.s, self.offset = self._locate()
         self._s0 = self.s.copy()
         self.progress_m = np.zeros(n)
@@ -135,12 +137,13 @@ class Drive:
             self.alive = np.zeros_like(live)
         return np.stack([self.accel, self.curvature], 1).astype(np.float32)
 
-    def straddling(self) -> B:
-        """Whether corners lie in different lanes, or off the drivable area."""
+    def footing(self) -> tuple[B, B]:
+        """Whether each corner is on the drivable area, [N, 4]; whether the car straddles lanes or leaves it, [N]."""
         corners = self.box().corners()
-        _, d = self.stage.road.project(corners)
+        s, d = self.stage.road.project(corners)
+        inside = self.stage.ground.inside(corners, s, d)
         lane = np.rint(d / self.stage.lane_width_N[:, None])
-        return np.asarray((lane != lane[:, :1]).any(1) | ~self.stage.ground.inside(corners).all(1))
+        return inside, np.asarray((lane != lane[:, :1]).any(1) | ~inside.all(1))
 
     def heading_error(self) -> F:
         """Heading relative to the route, radians."""
@@ -160,7 +163,7 @@ class Drive:
     def _judge(self, live: B) -> None:
         """Update the terms of the copies that were alive in this step."""
         box, actors = self.box(), self.actors
-        straddling = self.straddling()
+        inside, straddling = self.footing()
         meet = score.touching(box, actors)
         fresh = meet & ~self.touched_NM
         if fresh.any():
@@ -170,8 +173,8 @@ class Drive:
         clear = score.ttc_clear(box, self.x, self.y, self.speed, straddling, actors, self.touched_NM)
         self.touched_NM = self.touched_NM | meet
         self.ttc = np.where(live & ~clear, 0.0, self.ttc)
-        inside = self.stage.ground.inside(box.corners())
-        self.dac = np.where(live, np.minimum(self.dac, score.drivable_term(inside)), self.dac)
+        self.dac = np.where(live & self._settled, np.minimum(self.dac, score.drivable_term(inside)), self.dac)
+        self._settled = self._settled | inside.all(1)
         yaw = self.speed * self.curvature
         felt = np.stack([self.accel, self.speed * yaw, yaw], 1)
         self._felt_N3W = np.concatenate([self._felt_N3W[..., 1:], felt[..., None]], -1)

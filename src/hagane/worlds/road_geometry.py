@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 F = NDArray[np.float64]
 B = NDArray[np.bool_]
 
-COARSE = 4
+COARSE = 8
 
 
 def wrap(angle: F) -> F:

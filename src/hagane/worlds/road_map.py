@@ -23,7 +23,7 @@ SHOULDER_M = 0.4
 MERGE_LENGTH_M = 45.0
 INF = np.inf
 SITUATIONS = ("free", "slow leader", "braking leader", "queue", "cut-in", "merging car", "lane end", "roadworks")
-WEIGHTS = (0.09, 0.18, 0.17, 0.11, 0.19, 0.06, 0.10, 0.10)
+WEIGHTS = (0.07, 0.16, 0.16, 0.10, 0.21, 0.06, 0.12, 0.12)
 
 
 @dataclass
@@ -247,7 +247,7 @@ def lay_out(scenes: Sequence[Scene], side_N: F) -> Roads:
 def park_cars(roads: Roads) -> Cars:
     """The scenes' actors as `Cars` in road coordinates."""
     n = len(roads.scenes)
-    table = {k: np.zeros((n, CARS)) for k in Cars.__dataclass_fields__}
+    table: dict[str, Any] = {k: np.zeros((n, CARS)) for k in Cars.__dataclass_fields__}
     table["slow_s"][:] = table["plan_s"][:] = table["end_s"][:] = table["resume_s"][:] = INF
     table["length"][:], table["width"][:], table["way"][:] = 4.6, 1.9, 1.0
     table["headway"][:] = table["desired"][:] = table["slow_brake"][:] = 1.4
@@ -263,5 +263,5 @@ def park_cars(roads: Roads) -> Cars:
                 table[key][i, j] = plan.lane * unit
             table["plan_d"][i, j] = (plan.plan_lane if plan.plan_lane >= 0 else plan.lane) * unit
             table["present"][i, j] = 1.0
-    flags: dict[str, Any] = {k: table.pop(k) > 0.5 for k in ("free", "present", "is_object")}
-    return Cars(**table, **flags)
+    table |= {k: table[k] > 0.5 for k in ("free", "present", "is_object")}
+    return Cars(**table)

@@ -102,19 +102,23 @@ class Manner:
 
     headway_s: float = 1.3
     accel_mps2: float = 1.8
-    brake_mps2: float = 2.2
+    brake_mps2: float = 1.6
     standstill_m: float = 2.5
     lateral_mps2: float = 2.2
     """Lateral acceleration up to which it takes bends."""
     yield_mps2: float = 2.5
     """Hardest braking for someone who is not on the route yet."""
     hardest_mps2: float = 5.5
-    limit_share: float = 1.0
+    press_mps2: float = 1.3
+    """How strongly a gap shorter than wanted brakes, in IDM's place of the largest acceleration."""
+    side_m: float = 2.0
+    """Someone beside the end of our lane goes first unless his middle is this far behind ours."""
 
 
 CALM = Manner()
-BRISK = Manner(headway_s=0.9, accel_mps2=2.3, brake_mps2=3.0, standstill_m=2.0, yield_mps2=2.0)
-FORESEE_S = (0.0, 0.6, 1.2, 1.8)
+BRISK = Manner(headway_s=1.0, accel_mps2=2.2, standstill_m=2.0, press_mps2=1.1)
+FORESEE_S = (0.0, 0.7, 1.4, 2.1, 2.8)
+SWAY_S = 1.4
 
 
 def drive_ahead(drive: Drive, manner: Manner) -> F:
@@ -134,27 +138,27 @@ def drive_ahead(drive: Drive, manner: Manner) -> F:
     half = (actors.width_m + box.width_m[:, None]) / 2
     weight = np.zeros(s.shape)
     for t in FORESEE_S:
-        clear = np.abs(d + v_across * t - stage.route_offset(s + v_along * t)) - half
-        late = 1.0 - 0.25 * t
+        clear = np.abs(d + v_across * min(t, SWAY_S) - stage.route_offset(s + v_along * t)) - half
+        late = 1.0 - 0.15 * t
         weight = np.maximum(weight, late * np.clip((0.7 - clear) / 0.6, 0.0, 1.0))
     ahead = s - own
     size = (actors.length_m + box.length_m[:, None]) / 2
     gap = np.maximum(ahead - size, 0.3)
     now = np.abs(d - stage.route_offset(s)) - half < 0.1
-    in_front = np.clip(ahead / 2.0, 0.0, 1.0)
+    in_front = np.clip((ahead + manner.side_m) / 3.0, 0.0, 1.0)
     speed = drive.speed[:, None]
     want = manner.standstill_m + np.maximum(
         0.0,
         speed * manner.headway_s + speed * (speed - v_along) / (2 * np.sqrt(manner.accel_mps2 * manner.brake_mps2)),
     )
-    press = manner.accel_mps2 * (want / gap) ** 2
+    press = manner.press_mps2 * (want / gap) ** 2
     press = np.where(now, press, np.minimum(press, manner.yield_mps2 + manner.accel_mps2)) * weight * in_front
     press = np.where(actors.present & (np.abs(ahead) < 80.0), press, 0.0)
     _, _, _, bend = stage.route.at(drive.s[:, None] + np.arange(0.0, 50.0, 5.0))
-    slack = np.sqrt((manner.lateral_mps2 + 0.0) / np.maximum(np.abs(bend), 1e-4))
+    slack = np.sqrt(manner.lateral_mps2 / np.maximum(np.abs(bend), 1e-4))
     # a bend further on may be approached faster: braking at 1 m/s^2 until there
     bend_speed = np.sqrt(slack**2 + 2.0 * np.arange(0.0, 50.0, 5.0)).min(1)
-    desired = np.minimum(stage.limit_N * manner.limit_share, bend_speed)
+    desired = np.minimum(stage.limit_N, bend_speed)
     free = manner.accel_mps2 * (1.0 - (drive.speed / np.maximum(desired, 0.5)) ** 4)
     accel = np.clip(np.maximum(free, -2.0) - press.max(1), -manner.hardest_mps2, manner.accel_mps2)
     _, _, _, here = stage.route.at((drive.s + drive.speed * 0.1)[:, None])

@@ -86,7 +86,7 @@ def collision_term(hit_NM: B, fault_NM: B, is_object_NM: B) -> F:
 
 def drivable_term(inside_N4: B) -> F:
     """DAC, [N]: 1 while all four corners lie on the drivable area, else 0."""
-    return inside_N4.all(1).astype(np.float64)
+    return np.asarray(inside_N4.all(1), np.float64)
 
 
 def ttc_clear(ego: Boxes, rear_x_N: F, rear_y_N: F, speed_N: F, straddling_N: B, actors: Actors, ignore_NM: B) -> B:
