@@ -9,18 +9,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hagane.guard import Envelope, Guard, GuardedAction, Limit, State, bounds_of, load_envelope
-from hagane.terms import ActionChunk, Channel, ConfigError, Embodiment, GuardError
+from hagane.guard import Envelope, Guard, GuardedAction, Limit, State, bounds_of, load_envelope, start_of
+from hagane.terms import ActionChunk, Channel, ConfigError, Embodiment, GuardError, Reading
 
 STEP = 100_000_000
 CAR = Embodiment(
     "car", "vehicle", "member-cars", 10.0, 4, (Channel("ego"),),
     (Channel("drive", shape=(2,), low=(-6.0, -0.3), high=(3.0, 0.3)),), execute=2,
 )  # fmt: skip
-ENVELOPE = Envelope(
-    "car", "brake", 0.3, 0.5, 1.0,
-    (Limit("drive", (-5.0, -0.2), (2.0, 0.2), (10.0, 0.5), (0.0, 0.0), (0.0, float("nan")), (-2.0, 0.0), (5.0, 0.1)),),
-)  # fmt: skip
+DRIVE = Limit(
+    channel="drive",
+    low=(-5.0, -0.2),
+    high=(2.0, 0.2),
+    max_rate_per_s=(10.0, 0.5),
+    start=(0.0, 0.0),
+    hold=(0.0, float("nan")),
+    safe=(-2.0, 0.0),
+    safe_rate_per_s=(5.0, 0.1),
+)
+ENVELOPE = Envelope("car", "brake", max_observation_age_s=0.3, max_chunk_age_s=0.5, watchdog_s=1.0, act=(DRIVE,))
 
 
 def chunk(rows: Any, at_ns: int = 0) -> ActionChunk:
@@ -180,6 +187,8 @@ CONTRADICTIONS = {
     "brake without safe": (limit(safe=()), "needs safe"),
     "brake without hold": (limit(hold=()), "needs hold"),
     "three columns": (limit(start=(0.0, 0.0, 0.0)), "3 entries"),
+    "start from nowhere": (limit(start_from=("ego.0", "ego.1")), "not observed"),
+    "start from one": (limit(start_from=("ego.0",)), "1 entries"),
     "other machine": (replace(ENVELOPE, embodiment="arm"), "made for"),
     "unknown channel": (limit(channel="drve"), "drive"),
     "channel twice": (replace(ENVELOPE, act=ENVELOPE.act * 2), "exactly one"),
@@ -196,6 +205,14 @@ def test_an_envelope_that_contradicts_itself_is_refused(name: str) -> None:
     envelope, words = CONTRADICTIONS[name]
     with pytest.raises(GuardError, match=words):
         Guard(envelope, CAR)
+
+
+def test_the_start_is_where_the_machine_stands() -> None:
+    envelope = limit(start_from=("ego.0", "ego.0"))
+    ego = Reading(np.array([[0.1]]), np.array([True]), np.zeros(1, np.float32))
+    np.testing.assert_allclose(start_of(envelope, CAR, {"ego": ego}), [0.1, 0.1])
+    unseen = replace(ego, valid=np.array([False]))
+    np.testing.assert_allclose(start_of(envelope, CAR, {"ego": unseen}), [0.0, 0.0])
 
 
 def test_to_keep_a_delta_command_is_refused() -> None:

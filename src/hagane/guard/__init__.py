@@ -4,7 +4,7 @@ It runs beside the machine, without torch. It claims no conformity with any safe
 inside limits that the integrator wrote down, and is no substitute for the machine's own limits and trips.
 """
 
-from hagane.guard.bounds import Bounds, bounds_of
+from hagane.guard.bounds import Bounds, bounds_of, start_of
 from hagane.guard.envelope import Envelope, Limit, envelope_names, load_envelope
 from hagane.guard.guard import Guard, GuardedAction, Intervention, State
 
@@ -19,4 +19,5 @@ __all__ = [
     "bounds_of",
     "envelope_names",
     "load_envelope",
+    "start_of",
 ]

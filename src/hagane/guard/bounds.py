@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.guard.envelope import Envelope, check_envelope, spread
-from hagane.terms import Embodiment
+from hagane.guard.envelope import Envelope, check_envelope, observed_column, spread
+from hagane.terms import Embodiment, Reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,21 @@ def bounds_of(envelope: Envelope, embodiment: Embodiment) -> Bounds:
         safe_A=safe_A,
         safe_rate_A=np.where(np.isnan(safe_rate_A), rate_A, safe_rate_A),
     )
+
+
+def start_of(envelope: Envelope, embodiment: Embodiment, readings: Mapping[str, Reading]) -> NDArray[np.float64]:
+    """[A] where one machine (N = 1) stands now: `start_from` where it is given and valid, else `start`."""
+    start_A = bounds_of(envelope, embodiment).start_A.copy()
+    limits = {limit.channel: limit for limit in envelope.act}
+    at = 0
+    for channel in embodiment.act:
+        for i, source in enumerate(limits[channel.name].start_from):
+            name, column = observed_column(source, embodiment)
+            reading = readings.get(name)
+            if reading is not None and bool(reading.valid[0]) and np.isfinite(reading.values[0, column]):
+                start_A[at + i] = reading.values[0, column]
+        at += channel.columns
+    return start_A
 
 
 def _inward(limit_A: NDArray[np.float64], towards: float) -> NDArray[np.float64]:

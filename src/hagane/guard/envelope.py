@@ -31,6 +31,8 @@ class Limit:
     """Largest change of a command, unit per second."""
     start: tuple[float, ...] = ()
     """The command at rest, from which the first command is rate-limited; empty means `safe`."""
+    start_from: tuple[str, ...] = ()
+    """Observed columns, "channel.column", that show where the machine stands: better than a fixed `start`."""
     hold: tuple[float, ...] = ()
     """Command of HOLD: a short gap without fresh actions."""
     safe: tuple[float, ...] = ()
@@ -158,6 +160,10 @@ def _check_limit(limit: Limit, fallback: Fallback, embodiment: Embodiment, where
         if spread(limit.safe_rate_per_s, n, rate[i])[i] > rate[i]:
             raise GuardError(f"safe_rate_per_s exceeds max_rate_per_s in column {i}", where=where)
     _check_fallback(limit, fallback, embodiment, where)
+    if limit.start_from and len(limit.start_from) != n:
+        raise GuardError(f"start_from has {len(limit.start_from)} entries for {n} columns", where=where)
+    for source in limit.start_from:
+        observed_column(source, embodiment, where)
 
 
 def _check_fallback(limit: Limit, fallback: Fallback, embodiment: Embodiment, where: str) -> None:
@@ -180,3 +186,17 @@ def _check_fallback(limit: Limit, fallback: Fallback, embodiment: Embodiment, wh
 def spread(values: tuple[float, ...], n: int, default: float = math.nan) -> tuple[float, ...]:
     """One value a column from one for all, one each, or none."""
     return values if len(values) == n else (values or (default,)) * n
+
+
+def observed_column(source: str, embodiment: Embodiment, where: str = "envelope") -> tuple[str, int]:
+    """Channel and column of an entry of `start_from`.
+
+    Raises:
+        GuardError: there is no such column among the observed vectors.
+    """
+    name, _, column = source.rpartition(".")
+    for channel in embodiment.observe:
+        if channel.name == name and channel.kind == "vector" and column.isdecimal() and int(column) < channel.columns:
+            return name, int(column)
+    step = "write CHANNEL.COLUMN of an observed vector, columns from 0"
+    raise GuardError(f"start_from names {source!r}, which is not observed", where=where, next_step=step)

@@ -250,7 +250,8 @@ class Guard:
         b = self.bounds
         ranged_A = np.clip(asked_A, b.low_A, b.high_A)
         room_A = b.rate_A * passed_s
-        given_A = np.clip(np.clip(ranged_A, self._last_A - room_A, self._last_A + room_A), b.low_A, b.high_A)
+        # both this and the last command are in range, so what lies between them is too
+        given_A = np.clip(ranged_A, self._last_A - room_A, self._last_A + room_A)
         grain_A = 1e-6 * (b.high_A - b.low_A)
         for kind, wanted_A, got_A in (("range", asked_A, ranged_A), ("rate", ranged_A, given_A)):
             for i in np.flatnonzero(np.abs(wanted_A - got_A) > grain_A):
