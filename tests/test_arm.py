@@ -18,7 +18,8 @@ pytest.importorskip("metaworld", reason="Meta-World is not installed: pip instal
 
 from hagane.worlds.arm import ArmWorld
 
-CASES = ("reach-v3", "drawer-open-v3", "button-press-topdown-v3", "window-open-v3", "pick-place-v3")
+CASES = ("reach-v3", "drawer-open-v3", "button-press-topdown-v3", "pick-place-v3", "peg-insert-side-v3")
+HARD = "peg-insert-side-v3"
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,8 @@ def test_physics_and_success_are_meta_worlds_own(world: ArmWorld, case: str) -> 
 def test_expert_and_straight_lines_succeed_and_holding_still_does_not(world: ArmWorld, case: str) -> None:
     seeds = range(900, 906)
     score = {name: fly(world, case, seeds, pilot()).scores_N.mean() for name, pilot in world.pilots.items()}
-    assert score["expert"] == 1.0 and score["classical: straight lines"] == 1.0
+    least = 0.5 if case == HARD else 1.0
+    assert score["expert"] >= least and score["classical: straight lines"] >= least
     assert score["constant: hold still"] == 0.0
 
 
@@ -174,5 +176,7 @@ def test_the_arm_file_imports_without_mujoco() -> None:
 
 @pytest.mark.slow
 def test_the_expert_over_fifty_seeds(world: ArmWorld) -> None:
-    for case in CASES:
-        assert fly(world, case, range(1000, 1050), world.pilots["expert"]()).scores_N.mean() >= 0.98
+    for case in world.cases:
+        assert fly(world, case, range(1000, 1050), world.pilots["expert"]()).scores_N.mean() >= (
+            0.75 if case == HARD else 0.98
+        )

@@ -26,10 +26,11 @@ TASKS: Mapping[str, str] = {
     "reach-v3": "reach the goal with the hand",
     "drawer-open-v3": "open the drawer",
     "button-press-topdown-v3": "press the button from above",
-    "window-open-v3": "push the window open",
     "pick-place-v3": "pick up the puck and hold it at the goal",
+    "peg-insert-side-v3": "push the peg into the hole of the box",
 }
-"""Instruction by case. pick-place is the hard one: it needs a grasp."""
+"""Instruction by case. peg-insert is the hard one: Meta-World's own expert manages 84% of it in 200 steps, while a
+small network trained on 40 demonstrations a task manages all of the others."""
 
 
 def make() -> ArmWorld:
