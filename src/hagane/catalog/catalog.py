@@ -17,7 +17,7 @@ from hagane.catalog.episode_io import episode_digest, pack_episode, unpack_facts
 from hagane.catalog.index import Index
 from hagane.catalog.sketch import channel_stats, merge_all, unpack_sketches
 from hagane.catalog.store import OURS, Progress, StoredSet, content_digest, put_contract, write_stored
-from hagane.intake.lerobot_grid import align, instruction
+from hagane.intake.lerobot_grid import align, control_times, instruction
 from hagane.intake.lerobot_journal import Journal, disk_error, sync_folder
 from hagane.seal import Ledger, SignedContract, Site, TrustStore, check_name, load_contract, permit
 from hagane.terms import (
@@ -343,7 +343,8 @@ class Catalog:
 
     def _record(self, row: tuple[Any, ...]) -> DatasetRecord:
         path = self.root / "sets" / row[0] / OURS / "contract.toml"
-        return DatasetRecord(*row[:8], path, row[8])
+        name, embodiment, owner, episodes, steps, seconds, digest, contract, findings = row
+        return DatasetRecord(name, embodiment, owner, episodes, steps, seconds, digest, contract, path, findings)
 
     def _cache(self, name: str, digest: str) -> Path:
         return self.root / "cache" / f"{name}-{digest[:16]}"
@@ -374,7 +375,7 @@ def _fill(journal: Journal, embodiment: Embodiment, episodes: Iterable[Episode],
             journal.cut(count)
             held = []
         if count >= len(held):
-            align(episode, embodiment)
+            control_times(episode, embodiment)  # refuses what could not be aligned later
             journal.append(pack_episode(episode))
         count += 1
         progress("read", count)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -41,6 +41,9 @@ SCHEMA = pa.schema(
 """Of the sidecar files. Exactly one of float32, float64, int64, text and png holds a stream's values, row-major."""
 
 
+_DTYPES = {pa.int64(): np.int64, pa.float32(): np.float32, pa.float64(): np.float64, pa.bool_(): np.bool_}
+
+
 def episode_digest(episode: Episode) -> str:
     """sha256 over all that an episode says: facts, findings, and every stream's bytes."""
     h = hashlib.sha256(canonical_json(episode_facts(episode)))
@@ -69,8 +72,26 @@ def episode_facts(episode: Episode) -> dict[str, Any]:
 
 def episode_table(episode: Episode) -> pa.Table:
     """The streams of an episode, one row each, in `SCHEMA`."""
-    rows = [_row(episode.id, name, stream) for name, stream in episode.streams.items()]
-    return pa.table([pa.concat_arrays([r[f.name] for r in rows]) for f in SCHEMA], schema=SCHEMA)
+    streams = list(episode.streams.values())
+    kinds = [_kind(s.values) for s in streams]
+    columns: dict[str, Any] = {
+        "episode": pa.array([episode.id] * len(streams), pa.string()),
+        "stream": pa.array(list(episode.streams), pa.string()),
+        "times_ns": _lists([s.times_ns for s in streams], pa.int64()),
+        "dtype": pa.array([str(s.values.dtype) for s in streams], pa.string()),
+        "shape": pa.array([list(s.values.shape[1:]) for s in streams], pa.list_(pa.int64())),
+        "valid": _lists([s.valid.reshape(-1) for s in streams], pa.bool_()),
+        "valid_shape": pa.array([list(s.valid.shape[1:]) for s in streams], pa.list_(pa.int64())),
+        "unit": pa.array([list(s.unit) for s in streams], pa.list_(pa.string())),
+        "clock_offset_ns": pa.array([s.clock_offset_ns for s in streams], pa.int64()),
+    }
+    for kind in ("float32", "float64", "int64"):
+        flat = [s.values.reshape(-1) if k == kind else None for s, k in zip(streams, kinds, strict=True)]
+        columns[kind] = _lists(flat, SCHEMA.field(kind).type.value_type)
+    for kind, encode in (("text", str), ("png", encode_png)):
+        rows = [[encode(v) for v in s.values] if k == kind else None for s, k in zip(streams, kinds, strict=True)]
+        columns[kind] = pa.array(rows, SCHEMA.field(kind).type)
+    return pa.table([columns[f.name] for f in SCHEMA], schema=SCHEMA)
 
 
 def read_episode(facts: Mapping[str, Any], table: pa.Table, where: str) -> Episode:
@@ -80,11 +101,12 @@ def read_episode(facts: Mapping[str, Any], table: pa.Table, where: str) -> Episo
         CorruptError: table and facts do not belong together.
     """
     streams = {}
+    columns = {name: table.column(name) for name in table.column_names}
     for at in range(table.num_rows):
-        row = table.slice(at, 1)
-        if row.column("episode")[0].as_py() != facts["id"]:
+        row = {name: column[at] for name, column in columns.items()}
+        if row["episode"].as_py() != facts["id"]:
             raise CorruptError(f"holds another episode than {facts['id']!r}", where=where)
-        streams[row.column("stream")[0].as_py()] = _stream(row)
+        streams[row["stream"].as_py()] = _stream(row)
     findings = tuple(Finding(**f) for f in facts["findings"])
     words = (facts["task"], facts["outcome"], facts["digest"])
     return Episode(facts["id"], facts["embodiment"], streams, *words, findings)
@@ -114,27 +136,6 @@ def unpack_episode(payload: bytes) -> tuple[dict[str, Any], pa.Table, Episode]:
     return facts, table, read_episode(facts, table, "journal")
 
 
-def _row(episode: str, name: str, s: Stream) -> dict[str, pa.Array]:
-    values, kind = s.values, _kind(s.values)
-    row = {f.name: pa.nulls(1, f.type) for f in SCHEMA}
-    row["episode"], row["stream"] = pa.array([episode]), pa.array([name])
-    row["times_ns"] = _list(np.ascontiguousarray(s.times_ns, np.int64), pa.int64())
-    row["dtype"] = pa.array([str(values.dtype)])
-    row["shape"] = _list(np.array(values.shape[1:], np.int64), pa.int64())
-    if kind == "png":
-        row[kind] = pa.array([[encode_png(v) for v in values]], SCHEMA.field(kind).type)
-    elif kind == "text":
-        row[kind] = pa.array([[str(v) for v in values]], SCHEMA.field(kind).type)
-    else:
-        flat = np.ascontiguousarray(values.reshape(-1), kind)
-        row[kind] = _list(flat, SCHEMA.field(kind).type.value_type)
-    row["valid"] = _list(np.ascontiguousarray(s.valid).reshape(-1).astype(np.bool_), pa.bool_())
-    row["valid_shape"] = _list(np.array(s.valid.shape[1:], np.int64), pa.int64())
-    row["unit"] = pa.array([list(s.unit)], pa.list_(pa.string()))
-    row["clock_offset_ns"] = pa.array([s.clock_offset_ns], pa.int64())
-    return row
-
-
 def _kind(values: NDArray[Any]) -> str:
     if values.dtype == object:
         return "text"
@@ -145,27 +146,31 @@ def _kind(values: NDArray[Any]) -> str:
     return "int64" if values.dtype.kind in "iub" else "float64"
 
 
-def _list(flat: NDArray[Any], kind: pa.DataType) -> pa.Array:
-    return pa.ListArray.from_arrays(pa.array([0, len(flat)], pa.int32()), pa.array(flat, kind))
+def _lists(rows: Sequence[NDArray[Any] | None], kind: pa.DataType) -> pa.Array:
+    """A list array, null where a row is None."""
+    there = [r for r in rows if r is not None]
+    if not there:
+        return pa.nulls(len(rows), pa.list_(kind))
+    offsets = np.cumsum([0, *(0 if r is None else len(r) for r in rows)]).astype(np.int32)
+    flat = pa.array(np.concatenate(there).astype(_DTYPES[kind], copy=False))
+    return pa.ListArray.from_arrays(pa.array(offsets), flat, mask=pa.array([r is None for r in rows]))
 
 
-def _stream(row: pa.Table) -> Stream:
+def _stream(row: Mapping[str, Any]) -> Stream:
     def flat(name: str) -> NDArray[Any]:
-        column = row.column(name).combine_chunks().flatten()
         # a copy: Arrow's memory may not be written, and readers may
-        return np.array(column.to_numpy(zero_copy_only=False))
+        return np.array(row[name].values.to_numpy(zero_copy_only=False))
 
-    dtype = np.dtype(row.column("dtype")[0].as_py())
+    dtype = np.dtype(row["dtype"].as_py())
     times = flat("times_ns").astype(np.int64, copy=False)
-    shape = (len(times), *flat("shape").astype(int))
-    kind = next(k for k in ("float32", "float64", "int64", "text", "png") if row.column(k)[0].is_valid)
+    shape = (len(times), *row["shape"].as_py())
+    kind = next(k for k in ("float32", "float64", "int64", "text", "png") if row[k].is_valid)
     if kind == "png":
-        pictures = [decode_picture(p) for p in row.column(kind)[0].as_py()]
+        pictures = [decode_picture(p) for p in row[kind].as_py()]
         values = np.stack(pictures) if pictures else np.zeros(shape, np.uint8)
     elif kind == "text":
-        values = np.array(row.column(kind)[0].as_py(), object)
+        values = np.array(row[kind].as_py(), object)
     else:
         values = flat(kind).astype(dtype, copy=False).reshape(shape)
-    valid = flat("valid").astype(np.bool_, copy=False).reshape((len(times), *flat("valid_shape").astype(int)))
-    unit = tuple(row.column("unit")[0].as_py())
-    return Stream(times, values, valid, unit, int(row.column("clock_offset_ns")[0].as_py()))
+    valid = flat("valid").astype(np.bool_, copy=False).reshape((len(times), *row["valid_shape"].as_py()))
+    return Stream(times, values, valid, tuple(row["unit"].as_py()), int(row["clock_offset_ns"].as_py()))

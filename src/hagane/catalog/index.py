@@ -58,8 +58,8 @@ class Index:
             episodes.append(row)
             keys = ("episode", "stream", "kind", "time_ns", "count", "detail")
             findings += [(name, *(x[k] for k in keys)) for x in f["findings"]]
-        keys = ("name", "embodiment", "owner", "episodes", "steps", "seconds", "digest")
-        dataset = (*(record[k] for k in keys), contract_digest, record["findings"])
+        shown = ("name", "embodiment", "owner", "episodes", "steps", "seconds", "digest")
+        dataset = (*(record[k] for k in shown), contract_digest, record["findings"])
         with closing(self._connect()) as db, db:
             db.execute("DELETE FROM datasets WHERE name = ?", (name,))
             db.execute("INSERT INTO datasets VALUES (?,?,?,?,?,?,?,?,?)", dataset)

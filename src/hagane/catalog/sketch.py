@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -39,7 +39,7 @@ def sketch_columns(columns: Columns) -> dict[str, Sketch]:
     return out
 
 
-def merge_all(parts: list[Mapping[str, Sketch]]) -> dict[str, Sketch]:
+def merge_all(parts: Sequence[Mapping[str, Sketch]]) -> dict[str, Sketch]:
     """Channel by channel, the sketch of several data sets together."""
     out = dict(parts[0])
     for part in parts[1:]:

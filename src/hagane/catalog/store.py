@@ -238,7 +238,14 @@ class _StreamFiles:
         if self._writer is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = (self.folder / f"file-{self.files:03d}.parquet").open("wb")
-            self._writer = pq.ParquetWriter(self._file, SCHEMA, compression="zstd")
+            self._writer = pq.ParquetWriter(
+                self._file,
+                SCHEMA,
+                compression="zstd",
+                compression_level=1,
+                use_dictionary=False,
+                write_statistics=False,
+            )
             self.files, self.groups = self.files + 1, 0
         self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
         self.groups += 1

@@ -174,7 +174,7 @@ class _Frames:
         """Exact multiples of the step where the stamps are that; else the stamps (float32 seconds) themselves."""
         if np.abs(self.stamp_s - self.frame / self.opened.fps).max() < _TOLERANCE_S:
             return np.asarray(self.frame * round(1e9 / self.opened.rate_hz), np.int64)
-        return np.rint(self.stamp_s * 1e9).astype(np.int64)
+        return np.asarray(np.rint(self.stamp_s * 1e9), np.int64)
 
     def columns(self, name: str) -> NDArray[Any]:
         """[K, width] of a numeric feature, [K, H, W, 3] of a picture."""

@@ -1,15 +1,18 @@
 """A journal of closed episodes: what makes a recording survive a crash.
 
 A Parquet file without its footer is lost as a whole, which is how recordings die elsewhere. So episodes are first
-appended here, one checked record each (length, crc32, bytes), synced one by one; Parquet files are written from
+appended here, one checked record each (length, crc32, bytes); Parquet files are written from
 the journal when the recording is complete, under other names, and renamed. Whatever the moment of a crash, only
-the record that was being written can be lost: its torn bytes are cut off when the journal is opened again.
+the record that was being written can be lost: its torn bytes are cut off when the journal is opened again. A
+killed process loses nothing that was appended; of a machine that loses power, records younger than `SYNC_S` too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +20,8 @@ from typing import BinaryIO
 
 from hagane.terms import CorruptError, StoreError
 
+SYNC_S = 0.25
+"""Records are synced to the disk when the last sync is older than this, and at the end."""
 _MAGIC = b"HAGANEJ1"
 _HEAD = struct.Struct("<QI")
 
@@ -37,6 +42,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.offsets: list[int] = []
+        self._synced = time.monotonic()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = path.open("a+b")
@@ -48,7 +54,7 @@ class Journal:
         return len(self.offsets)
 
     def append(self, payload: bytes) -> None:
-        """Add a record; it is on disk when this returns.
+        """Add a record: handed to the system when this returns, and synced within `SYNC_S` of further work.
 
         Raises:
             StoreError: the disk refuses (full); the journal is as it was.
@@ -57,12 +63,18 @@ class Journal:
         try:
             self._file.write(head + payload)
             self._file.flush()
-            os.fdatasync(self._file.fileno())
+            if time.monotonic() - self._synced > SYNC_S:
+                self.sync()
         except OSError as e:
             self._reopen()
             raise disk_error(e, self.path) from None
         self.offsets.append(self._end)
         self._end += len(head) + len(payload)
+
+    def sync(self) -> None:
+        """Make all records durable."""
+        os.fdatasync(self._file.fileno())
+        self._synced = time.monotonic()
 
     def records(self) -> Iterator[bytes]:
         """All records in order, each checked.
@@ -95,15 +107,14 @@ class Journal:
             self._reopen()
 
     def close(self) -> None:
-        """Close the file; records stay."""
+        """Sync and close the file; records stay."""
+        self.sync()
         self._file.close()
 
     def _reopen(self) -> None:
         """After a failed write: forget what the buffer holds, and cut the file back to its last whole record."""
-        try:
+        with contextlib.suppress(OSError):
             self._file.close()
-        except OSError:
-            pass
         os.truncate(self.path, self._end)
         self._file = self.path.open("a+b")
 

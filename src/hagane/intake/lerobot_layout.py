@@ -99,7 +99,8 @@ def feature_name(channel: str) -> str:
 
 def arrow_schema(features: Mapping[str, Feature]) -> pa.Schema:
     """Schema of the data files, with the `huggingface` metadata that the peer's loader reads."""
-    fields, table = [], {}
+    fields: list[pa.Field] = []
+    table: dict[str, Any] = {}
     for name, f in {**features, **FRAME_FEATURES}.items():
         if f.dtype == "video":
             continue

@@ -112,35 +112,52 @@ def merge(a: Sketch, b: Sketch) -> Sketch:
 
 
 def _sketch_block(rows: NDArray[Any]) -> Sketch:
-    values = rows.astype(np.float64)
-    there = ~np.isnan(values)
-    n = there.sum(0)
-    safe = np.maximum(n, 1)
-    mean = np.where(there, values, 0).sum(0) / safe
-    m2 = np.where(there, (values - mean) ** 2, 0).sum(0)
-    values = np.where(there, values, np.inf)
-    ordered = np.sort(values, axis=0).T
-    low = values.min(0, initial=np.inf)
-    high = np.where(there, values, -np.inf).max(0, initial=-np.inf)
-    weight = (np.arange(rows.shape[0]) < n[:, None]).astype(np.float64)
-    centre, weight = _compress(ordered, weight, ordered=True)
-    return Sketch(n.astype(np.int64), mean, m2, low, high, centre, weight)
+    values = np.ascontiguousarray(rows.T)
+    if values.dtype not in (np.float32, np.float64):
+        values = values.astype(np.float64)
+    values.sort(axis=1)  # NaN goes last
+    n = values.shape[1] - np.isnan(values).sum(1)
+    columns = len(values)
+    out = empty_sketch(columns)
+    mean, m2, low, high = out.mean, out.m2, out.low, out.high
+    for count in np.unique(n[n > 0]):
+        # columns with equally many samples share their bins, so one pass serves them all
+        those = np.flatnonzero(n == count)
+        ordered = values[those, :count].astype(np.float64)
+        mean[those] = ordered.mean(1)
+        m2[those] = ((ordered - mean[those, None]) ** 2).sum(1)
+        low[those], high[those] = ordered[:, 0], ordered[:, -1]
+        first, bins, sizes = _bins_of(int(count))
+        out.centre[np.ix_(those, bins)] = np.add.reduceat(ordered, first, axis=1) / sizes
+        out.weight[np.ix_(those, bins)] = sizes
+    return Sketch(n.astype(np.int64), mean, m2, low, high, out.centre, out.weight)
+
+
+def _bins_of(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """For `count` ordered samples: first sample of each used bin, the bins, and their sizes."""
+    bin_of = _bin((np.arange(count) + 0.5) / count)
+    bins, first, sizes = np.unique(bin_of, return_index=True, return_counts=True)
+    return first.astype(np.int64), bins, sizes.astype(np.float64)
+
+
+def _bin(order: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The bin of a quantile order in 0..1: even steps of its log-odds."""
+    q = np.clip(order, _EDGE, 1 - _EDGE)
+    scale = np.log(q / (1 - q)) / (2 * np.log((1 - _EDGE) / _EDGE)) + 0.5
+    return np.asarray(np.minimum((scale * _BINS).astype(np.int64), _BINS - 1))
 
 
 def _compress(
-    centre: NDArray[np.float64], weight: NDArray[np.float64], *, ordered: bool = False
+    centre: NDArray[np.float64], weight: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sum [C, M] weighted points into [C, bins]; absent points have weight 0 and lie at +inf."""
-    if not ordered:
-        order = np.argsort(centre, axis=1, kind="stable")
-        centre, weight = np.take_along_axis(centre, order, 1), np.take_along_axis(weight, order, 1)
+    order = np.argsort(centre, axis=1, kind="stable")
+    centre, weight = np.take_along_axis(centre, order, 1), np.take_along_axis(weight, order, 1)
     total = np.maximum(weight.sum(1, keepdims=True), 1e-300)
-    middle = np.clip((np.cumsum(weight, 1) - weight / 2) / total, _EDGE, 1 - _EDGE)
-    scale = np.log(middle / (1 - middle)) / (2 * np.log((1 - _EDGE) / _EDGE)) + 0.5
-    bins = np.minimum((scale * _BINS).astype(np.int64), _BINS - 1)
+    bins = _bin((np.cumsum(weight, 1) - weight / 2) / total)
     flat = (bins + _BINS * np.arange(len(centre))[:, None]).ravel()
     size = len(centre) * _BINS
     mass = np.where(weight > 0, centre, 0) * weight
     sums = np.bincount(flat, mass.ravel(), size).reshape(len(centre), _BINS)
-    weights = np.bincount(flat, weight.ravel(), size).reshape(len(centre), _BINS)
+    weights = np.bincount(flat, weight.ravel(), size).reshape(len(centre), _BINS).astype(np.float64)
     return np.divide(sums, weights, out=np.zeros_like(sums), where=weights > 0), weights

@@ -203,7 +203,7 @@ class _DataFiles:
         self._path = self.root / DATA_PATH.format(chunk_index=chunk, file_index=file)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._path.open("wb")
-        self._writer = pq.ParquetWriter(self._file, self.schema, compression="snappy")
+        self._writer = pq.ParquetWriter(self._file, self.schema, compression="snappy", use_dictionary=False)
         self.files += 1
 
 
