@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,9 +71,7 @@ def say_what_cannot_run(system: str, machine: str) -> None:
         Failed: no build of torch exists for the machine.
     """
     if system == "Darwin" and machine == "x86_64":
-        raise Failed(
-            "torch has no build for Macs with Intel processors any more\n  next: use Linux or an Apple M machine"
-        )
+        raise Failed("torch has no build for Intel Macs any more\n  next: use Linux or an Apple M machine")
     if system == "Darwin":
         say("macOS: works without Linux's namespaces (the network test is skipped) and EGL/OSMesa (the arm is drawn)")
     elif system != "Linux":
@@ -104,7 +103,7 @@ def make_venv() -> None:
         return
     # Debian leaves ensurepip out: an own pip can still fill the environment
     code, _ = quiet([sys.executable, "-m", "venv", *system, "--without-pip", "--clear", VENV])
-    pip = [sys.executable, "-m", "pip", "--python", BIN / "python", "install", *PIP_FLAGS, "pip"]
+    pip = [sys.executable, "-m", "pip", "--python", str(BIN / "python"), "install", *PIP_FLAGS, "pip"]
     if code == 0 and quiet(pip)[0] == 0:
         return
     shutil.rmtree(VENV, ignore_errors=True)
@@ -226,7 +225,7 @@ def try_pip(what: list[str], pins: Path | None, name: str) -> str | None:
     )
 
 
-def quiet(command: list[str | Path]) -> tuple[int, str]:
+def quiet(command: Sequence[str | Path]) -> tuple[int, str]:
     """Exit code and output of a short command."""
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout if done.returncode == 0 else done.stdout + done.stderr

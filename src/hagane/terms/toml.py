@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import re
 import tomllib
 import types
@@ -120,11 +121,14 @@ def find_line(text: str, path: tuple[str, ...]) -> int:
     counts: dict[tuple[str, ...], int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", line):
-            table = tuple(p.strip().strip("\"'") for p in header[2].split("."))
-            if header[1] == "[[":
-                index = counts.get(table, 0)
-                counts[table] = index + 1
-                table = (*table, str(index))
+            parts = tuple(p.strip().strip("\"'") for p in header[2].split("."))
+            table = ()
+            for depth, part in enumerate(parts, 1):
+                table = (*table, part)
+                if header[1] == "[[" and depth == len(parts):
+                    counts[table] = counts.get(table, -1) + 1
+                if table in counts:  # a table inside the newest entry of a list of tables
+                    table = (*table, str(counts[table]))
             here = table
         elif key := re.match(r"\s*([\w\-.\"']+)\s*=", line):
             here = (*table, *(p.strip("\"'") for p in key[1].split(".")))
@@ -168,5 +172,5 @@ def _literal(value: Any) -> str:
         return repr(value) if isinstance(value, int | float) else value.isoformat()
     if isinstance(value, tuple | list):
         return "[" + ", ".join(_literal(v) for v in value) + "]"
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
+    # JSON's escapes are all TOML's too; TOML wants the delete character escaped as well
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
