@@ -56,6 +56,7 @@ class RoadWorld:
         self.cases = tuple(cases)
         self.pilots = pilots
         self._texts, self._stages = dict(cases), stages
+        self._set: tuple[str, tuple[int, ...]] = ("", ())
 
     def reset(self, case: str, seeds_N: Sequence[int]) -> None:
         """Start one copy a seed.
@@ -65,24 +66,28 @@ class RoadWorld:
         """
         if case not in self._texts:
             raise ConfigError(f"no case {case!r}", where="world road", next_step=f"use one of {', '.join(self.cases)}")
-        self.case = case
-        self.stage, self._lines = self._stages(case, seeds_N)
+        wanted = case, tuple(int(s) for s in seeds_N)
+        if wanted != self._set:  # a stage does not change: the next pilot on the same seeds meets it again
+            self.stage, self._lines = self._stages(case, seeds_N)
+            self._best_TN: F | None = None
+        self.case, self._set = case, wanted
         self.drive = Drive(self.stage)
         self._tracker = Tracker(len(seeds_N))
+        self._tracker.update(self.drive)
         self._seen: dict[str, Reading] = {}
-        self._best_TN: F | None = None
 
     def observe(self) -> dict[str, Reading]:
         """Newest readings; see road.toml."""
         if not self._seen:
-            self._seen = look(self.drive, self._tracker, self.embodiment)
+            self._seen = look(self.drive, self._tracker.who_NK, self.embodiment)
         return self._seen
 
     def step(self, commands_NA: NDArray[np.float32]) -> NDArray[np.float32]:
         """One tenth of a second: [N, 2] acceleration and curvature in, the same as applied out."""
-        self.observe()  # places are given out at every step, whether or not anybody looks
+        applied_NA = self.drive.step(commands_NA)
+        self._tracker.update(self.drive)
         self._seen = {}
-        return self.drive.step(commands_NA)
+        return applied_NA
 
     def tasks(self) -> tuple[str, ...]:
         """The instruction of each copy."""

@@ -24,10 +24,15 @@ class Tracker:
     def __init__(self, copies: int) -> None:
         self.who_NK: NDArray[np.int64] = np.full((copies, PLACES), -1)
 
-    def update(self, distance_NM: F, seen_NM: B) -> None:
-        """Take in distances (metres) of all actors; only those `seen` within `RANGE_M` count."""
-        n, m = distance_NM.shape
-        far = np.where(seen_NM & (distance_NM < RANGE_M), distance_NM, np.inf)
+    def update(self, drive: Drive) -> None:
+        """Take in where everybody is, once a step; only actors within `RANGE_M` count."""
+        actors = drive.actors
+        distance = np.hypot(actors.x_m - drive.x[:, None], actors.y_m - drive.y[:, None])
+        self.assign(np.where(actors.present & (distance < RANGE_M), distance, np.inf))
+
+    def assign(self, far: F) -> None:
+        """Hand out places by distance in metres, [N, M]; infinite for actors out of view."""
+        n, m = far.shape
         rank = np.argsort(np.argsort(far, 1, kind="stable"), 1, kind="stable")
         wanted = np.isfinite(far) & (rank < PLACES)
         row = np.arange(n)[:, None]
@@ -48,15 +53,12 @@ class Tracker:
         self.who_NK = np.where(take, pick, self.who_NK)
 
 
-def look(drive: Drive, tracker: Tracker, embodiment: Embodiment) -> dict[str, Reading]:
-    """Readings of all observed channels, clipped to their ranges."""
-    actors = drive.actors
+def look(drive: Drive, who_NK: NDArray[np.int64], embodiment: Embodiment) -> dict[str, Reading]:
+    """Readings of all observed channels, clipped to their ranges; `who_NK` holds the actor of each place or -1."""
     n = len(drive.x)
-    distance = np.hypot(actors.x_m - drive.x[:, None], actors.y_m - drive.y[:, None])
-    tracker.update(distance, actors.present)
     found = {
         "ego": (_ego(drive), np.ones(n, bool)),
-        "agents": _agents(drive, tracker.who_NK),
+        "agents": _agents(drive, who_NK),
         "lane": (_lane(drive), np.ones((n, len(LOOK_M)), bool)),
     }
     out = {}
