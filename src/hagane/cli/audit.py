@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +49,16 @@ class Trace:
     """Folder of the owners' public keys, to check the contracts' signatures."""
     ledger: Path | None = None
     """Ledger in which to look the checkpoint and the contracts up."""
+    home: Path | None = None
+    """A site's folder: its catalog/, trust/ and ledger.jsonl stand for the three above."""
+
+    def completed(self) -> Trace:
+        """With the parts of `home` that are there in the places left empty."""
+        if self.home is None:
+            return self
+        parts = {"contracts": "catalog", "trust": "trust", "ledger": "ledger.jsonl"}
+        empty = {k: self.home / p for k, p in parts.items() if getattr(self, k) is None and (self.home / p).exists()}
+        return replace(self, **empty)
 
 
 def verify(argv: list[str]) -> int:
@@ -72,7 +82,7 @@ def verify(argv: list[str]) -> int:
 
 def trace(argv: list[str]) -> int:
     """Run `hagane audit trace`."""
-    o = tyro.cli(Trace, args=argv, prog="hagane audit trace")
+    o = tyro.cli(Trace, args=argv, prog="hagane audit trace").completed()
     folder = find_checkpoint(o.checkpoint)
     manifest = read_manifest(folder)
     record = manifest["record"]
