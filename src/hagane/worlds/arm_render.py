@@ -28,6 +28,7 @@ class Camera:
         if not world.cells:
             raise ConfigError("the world has no copies yet", where="arm camera", next_step="call reset first")
         self.world, self.px = world, px
+        self._upside_down = camera.startswith("corner")  # Meta-World mounted these so
         self.model = world.cells[0].task.model
         names = [self.model.camera(i).name for i in range(self.model.ncam)]
         if camera not in names:
@@ -59,7 +60,8 @@ class Camera:
         pixels = np.empty((self.px, self.px, 3), np.uint8)
         mujoco.mjr_render(frame, self._scene, self._context)
         mujoco.mjr_readPixels(pixels, None, frame, self._context)
-        return pixels[::-1].copy()  # OpenGL counts rows from below
+        pixels = pixels[::-1]  # OpenGL counts rows from below
+        return (pixels[::-1, ::-1] if self._upside_down else pixels).copy()
 
     def close(self) -> None:
         """Give the OpenGL context back."""
