@@ -1,12 +1,13 @@
-"""A run's data out of a catalog: what `train` needs, read under the contracts."""
+"""A run's data out of a catalog: what `train` needs, each read permitted by its contract."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hagane.catalog import Loader
+from hagane.catalog import Catalog, Loader, Mixture
 from hagane.terms import ChannelStats, Embodiment
+from hagane.train.config import TrainConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,3 +24,31 @@ class CatalogData:
     """Training batches."""
     held_out: Loader
     """Whole episodes that training never sees."""
+
+
+def open_data(catalog: Catalog, config: TrainConfig) -> CatalogData:
+    """Open every data set of a run.
+
+    Raises:
+        Refused: a contract does not permit the run's purpose; nothing was read of that data set.
+        CorruptError: stored bytes differ from their digest.
+    """
+    mixture = Mixture(config.shares, config.temperature, config.seed)
+    purpose, names = config.purpose, list(config.datasets)
+    train = Loader(catalog, names, mixture, purpose=purpose, samples_per_step=config.samples_per_step)
+    columns = list(train.datasets.values())
+    held_out = Loader(
+        columns, names, mixture, purpose=purpose, samples_per_step=config.held_out_samples, split="held-out"
+    )
+    machines = {n: catalog.embodiment(n) for n in names}
+    by_machine: dict[str, list[str]] = {}
+    for name, machine in machines.items():
+        by_machine.setdefault(machine.name, []).append(name)
+    records = {n: catalog.record(n) for n in names}
+    return CatalogData(
+        embodiments=tuple(train.embodiments[n] for n in sorted(train.embodiments)),
+        stats={machine: catalog.stats(sets, purpose) for machine, sets in by_machine.items()},
+        lineage={n: (r.digest, r.contract_digest, r.owner) for n, r in records.items()},
+        train=train,
+        held_out=held_out,
+    )

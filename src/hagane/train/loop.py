@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -25,35 +25,13 @@ from hagane.engine import (
     train_step,
 )
 from hagane.model import Generalist, ModelConfig, make_config
-from hagane.terms import Batch, ChannelStats, CheckpointError, Embodiment, RunRecord, TrainingError, digest_value
+from hagane.terms import CheckpointError, RunRecord, TrainingError, digest_value
 from hagane.train.config import TrainConfig, vision_file
+from hagane.train.data import CatalogData
 from hagane.train.run import MetricsFile, begin_run, make_record, write_record
 
 
-class Source(Protocol):
-    """Batches by step; the catalog's `Loader` is one."""
-
-    @property
-    def digest(self) -> str:
-        """Digest of data and mixture: what `at` is a function of, beside the step."""
-        ...
-
-    def at(self, step: int) -> Batch:
-        """The batch of a step."""
-        ...
-
-
-class Data(Protocol):
-    """What a run needs of its data; `hagane.train.data` makes it from a catalog."""
-
-    embodiments: tuple[Embodiment, ...]
-    stats: Mapping[str, Mapping[str, ChannelStats]]
-    lineage: Mapping[str, tuple[str, str, str]]
-    train: Source
-    held_out: Source
-
-
-def build_model(config: TrainConfig, data: Data) -> Generalist:
+def build_model(config: TrainConfig, data: CatalogData) -> Generalist:
     """A fresh model for the config: weights from its seed, normaliser from the data's statistics."""
     shape = make_config(config.size, data.embodiments, head=config.head)
     if config.experts:
@@ -92,7 +70,7 @@ def init_vision(model: Generalist, path: Path) -> None:
 def train(
     folder: Path,
     config: TrainConfig,
-    data: Data,
+    data: CatalogData,
     *,
     resume: bool = False,
     report: Callable[[Mapping[str, Any]], None] = lambda _: None,
@@ -130,7 +108,7 @@ def train(
     return record
 
 
-def _one_step(engine: Engine, config: TrainConfig, data: Data) -> dict[str, Any]:
+def _one_step(engine: Engine, config: TrainConfig, data: CatalogData) -> dict[str, Any]:
     line: dict[str, Any] = {"step": engine.step + 1}
     line.update(train_step(engine, data.train.at(engine.step)))
     loads = take_loads(engine.model, config.step.balance_rate)

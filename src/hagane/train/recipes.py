@@ -17,7 +17,7 @@ Recipe = Callable[[tuple[str, ...]], TrainConfig]
 
 def demo(datasets: tuple[str, ...]) -> TrainConfig:
     """The demo's run: one 1m generalist on three machines, a few minutes on two cores."""
-    return TrainConfig(datasets=datasets, step=StepConfig(steps=1200))
+    return TrainConfig(datasets=datasets, samples_per_step=144, step=StepConfig(steps=1200))
 
 
 def tiny(datasets: tuple[str, ...]) -> TrainConfig:

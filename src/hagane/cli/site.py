@@ -1,0 +1,19 @@
+"""A site's own files, as every verb finds them: site.toml, trust/, ledger.jsonl, catalog/ in one folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hagane.catalog import Catalog
+
+
+def open_catalog(home: Path) -> Catalog:
+    """The catalog of the site whose files lie in `home`; its reads and refusals go to the ledger.
+
+    Raises:
+        HaganeError: no site.toml, or a catalog that cannot be used.
+    """
+    from hagane.seal import Ledger, TrustStore, load_site
+
+    site = load_site(home / "site.toml")
+    return Catalog.open(home / "catalog", site, TrustStore(home / "trust"), Ledger(home / "ledger.jsonl"))
