@@ -8,15 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hagane.catalog.catalog import Catalog, DatasetRecord
+    from hagane.catalog.catalog import Catalog
     from hagane.catalog.columns import Columns
     from hagane.catalog.loader import Loader
     from hagane.catalog.mixture import Mixture
+    from hagane.catalog.record import DatasetRecord
 
 _HOMES = {
     "Catalog": "hagane.catalog.catalog",
     "Columns": "hagane.catalog.columns",
-    "DatasetRecord": "hagane.catalog.catalog",
+    "DatasetRecord": "hagane.catalog.record",
     "Loader": "hagane.catalog.loader",
     "Mixture": "hagane.catalog.mixture",
 }

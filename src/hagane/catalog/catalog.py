@@ -7,19 +7,20 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from hagane.catalog.columns import Columns, open_columns, write_columns
 from hagane.catalog.episode_io import episode_digest, pack_episode, unpack_facts
+from hagane.catalog.gate import Gate
 from hagane.catalog.index import Index
+from hagane.catalog.record import DatasetRecord
 from hagane.catalog.sketch import channel_stats, merge_all, unpack_sketches
 from hagane.catalog.store import OURS, Progress, StoredSet, content_digest, put_contract, write_stored
 from hagane.intake.lerobot_grid import align, control_times, instruction
 from hagane.intake.lerobot_journal import Journal, disk_error, sync_folder
-from hagane.seal import Ledger, SignedContract, Site, TrustStore, check_name, load_contract, permit
+from hagane.seal import Ledger, SignedContract, Site, TrustStore, check_name, load_contract
 from hagane.terms import (
     ChannelStats,
     ConfigError,
@@ -29,36 +30,8 @@ from hagane.terms import (
     Episode,
     HaganeError,
     LogError,
-    Refused,
-    Request,
     StoreError,
 )
-
-
-@dataclass(frozen=True)
-class DatasetRecord:
-    """What a catalog says about a data set without opening its data."""
-
-    name: str
-    """Name, unique in the catalog."""
-    embodiment: str
-    """Name of the machine."""
-    owner: str
-    """The member that owns it."""
-    episodes: int
-    """Episodes."""
-    steps: int
-    """Control steps over all episodes."""
-    seconds: float
-    """Length of all episodes."""
-    digest: str
-    """Content digest: the machine and its episodes."""
-    contract_digest: str
-    """sha256 of the contract's text; "" when it cannot be verified."""
-    contract_path: Path
-    """The contract beside the data."""
-    findings: int
-    """What the checks saw on the way in."""
 
 
 class Catalog:
@@ -68,7 +41,7 @@ class Catalog:
         self, root: Path, site: Site, trust: TrustStore, ledger: Ledger | None, today: Callable[[], date]
     ) -> None:
         self.root, self.site, self.trust, self.ledger = root, site, trust, ledger
-        self._today = today
+        self._gate = Gate(site, ledger, today)
         self._sets: dict[str, StoredSet] = {}
         self._contracts: dict[str, SignedContract] = {}
         self.problems: dict[str, HaganeError] = {}
@@ -123,14 +96,20 @@ class Catalog:
             LogError: no episode, an id used twice, or streams that do not fit the embodiment.
         """
         check_name(name, "data set name")
-        signed = self._may_add(name, embodiment, signed)
+        signed = self._gate.require_any(signed, name, embodiment.owner)
         with self._locked():
             self._refresh()
             if name in self._sets or name in self.problems:
                 return self._same(name, embodiment, signed, episodes)
             work = self.root / "staging" / name
             journal = Journal(work / "journal")
-            _fill(journal, embodiment, episodes, progress)
+            try:
+                _fill(journal, embodiment, episodes, progress)
+            except (LogError, ConfigError):
+                # the input itself is refused: nothing of it stays here
+                journal.close()
+                shutil.rmtree(work, ignore_errors=True)
+                raise
             try:
                 digest = write_stored(work, name, embodiment, signed, journal, progress)
                 journal.close()
@@ -138,7 +117,7 @@ class Catalog:
             except OSError as e:
                 raise disk_error(e, work) from None
         record = self.record(name)
-        self._note("add", name, {"digest": record.digest, "episodes": record.episodes})
+        self._gate.note("add", name, signed, {"digest": record.digest, "episodes": record.episodes})
         return record
 
     def renew(self, name: str, signed: SignedContract) -> DatasetRecord:
@@ -149,16 +128,31 @@ class Catalog:
             StoreError: there is no such data set.
         """
         stored = self._stored(name)
-        signed = self._may_add(name, stored.embodiment(), signed)
+        signed = self._gate.require_any(signed, name, stored.embodiment().owner)
         with self._locked():
             put_contract(stored.folder / OURS, signed)
             self._refresh()
-        self._note("renew", name, {"contract": signed.digest})
+        self._gate.note("renew", name, signed, {"digest": stored.record["digest"]})
         return self.record(name)
 
     def ls(self) -> tuple[DatasetRecord, ...]:
         """Records of all data sets, by name. Needs no permission: nothing of the data is shown."""
         return tuple(self._record(row) for row in self.index.rows())
+
+    def unfinished(self) -> tuple[str, ...]:
+        """Names of data sets whose `add` was interrupted; adding them again goes on."""
+        return tuple(sorted(p.name for p in (self.root / "staging").glob("*/") if p.name not in self._sets))
+
+    def contract(self, name: str) -> SignedContract:
+        """The owner's contract of a data set, verified when the catalog was opened.
+
+        Raises:
+            StoreError: no such data set; ContractError: its contract does not verify.
+        """
+        self._stored(name)
+        if name not in self._contracts:
+            raise self.problems[name]
+        return self._contracts[name]
 
     def record(self, name: str) -> DatasetRecord:
         """The record of one data set.
@@ -184,7 +178,7 @@ class Catalog:
             StoreError: as `record`.
         """
         owner = str(self._stored(name).record["owner"])
-        return permit(self._contracts.get(name), self._request(name, owner, purpose))
+        return self._gate.decide(self._contracts.get(name), name, owner, purpose)
 
     def episodes(self, name: str, purpose: str) -> Iterator[Episode]:
         """The episodes as they were added: native rates, findings included.
@@ -247,42 +241,13 @@ class Catalog:
             open_columns(folder, stored.embodiment())
         return count
 
-    def _may_add(self, name: str, embodiment: Embodiment, signed: SignedContract | None) -> SignedContract:
-        """A contract that grants nothing here must not bring data here."""
-        purposes = signed.contract.purposes if signed is not None else ()
-        asked = [self._request(name, embodiment.owner, p) for p in purposes or ("view",)]
-        answers = [(r, permit(signed, r)) for r in asked]
-        if signed is not None and any(a.allowed for _, a in answers):
-            return signed
-        request, decision = answers[0]
-        self._refuse(request, decision)
-        raise AssertionError
-
     def _read(self, name: str, purpose: str) -> None:
         stored = self._stored(name)
         if name in self.problems:
             raise self.problems[name]
-        decision = self.decide(name, purpose)
-        if not decision.allowed:
-            self._refuse(self._request(name, str(stored.record["owner"]), purpose), decision)
-        self._note("read", name, {"purpose": purpose, "digest": stored.record["digest"]})
-
-    def _refuse(self, request: Request, decision: Decision) -> None:
-        if self.ledger is not None:
-            self.ledger.append("refusal", {**vars(request), "today": str(request.today), "reason": decision.reason})
-        raise Refused(
-            decision.reason,
-            where=request.dataset,
-            next_step=f"ask {request.owner} for a contract that grants this, or leave the data set out",
-        )
-
-    def _note(self, kind: str, name: str, body: dict[str, Any]) -> None:
-        if self.ledger is not None:
-            contract = self._contracts[name].digest if name in self._contracts else ""
-            self.ledger.append(kind, {"dataset": name, "contract": contract, "site": self.site.name, **body})
-
-    def _request(self, name: str, owner: str, purpose: str) -> Request:
-        return Request(name, owner, purpose, self.site.country, self.site.name, self._today())
+        signed = self._contracts[name]
+        self._gate.require(signed, name, str(stored.record["owner"]), purpose)
+        self._gate.note("read", name, signed, {"purpose": purpose, "digest": stored.record["digest"]})
 
     def _stored(self, name: str) -> StoredSet:
         if name in self._sets:

@@ -49,7 +49,7 @@ class Loader:
     Raises:
         Refused: a contract does not permit the purpose.
         ConfigError: weights that do not fit the data sets, one machine described in two ways.
-        StoreError: a data set without a usable sample in this split.
+        StoreError: a data set without a usable sample; for "held-out", none with one (single episodes are left out).
     """
 
     def __init__(
@@ -67,8 +67,19 @@ class Loader:
         self.datasets: dict[str, Columns] = {c.name: c for c in sorted(opened, key=lambda c: c.name)}
         if not self.datasets or len(self.datasets) < len(opened):
             raise ConfigError("a loader needs data sets, each once")
-        self.counts = mixture.counts(list(self.datasets), samples_per_step)
+        mixture.shares(list(self.datasets))
         self._sources = {n: _source(c, mixture.seed, split) for n, c in self.datasets.items()}
+        if split == "held-out":
+            # a data set of a single episode has nothing to hold out, and the others still do
+            mixture = self._drop_empty(mixture)
+        for name, source in self._sources.items():
+            if not len(source.usable):
+                raise StoreError(
+                    f"no usable sample in split {split!r}",
+                    where=f"data set {name!r}",
+                    next_step="add episodes: a split is made of whole episodes",
+                )
+        self.counts = mixture.counts(list(self.datasets), samples_per_step)
         self.embodiments: dict[str, Embodiment] = {}
         for c in self.datasets.values():
             if self.embodiments.setdefault(c.embodiment.name, c.embodiment) != c.embodiment:
@@ -122,6 +133,12 @@ class Loader:
                     pieces.append(gather(columns, source, index_N))
             parts.append(pieces[0] if len(pieces) == 1 else _joined(pieces))
         return Batch(step, tuple(parts))
+
+    def _drop_empty(self, mixture: Mixture) -> Mixture:
+        kept = {n: c for n, c in self.datasets.items() if len(self._sources[n].usable)}
+        if kept:
+            self.datasets, self._sources = kept, {n: self._sources[n] for n in kept}
+        return replace(mixture, weights={n: w for n, w in mixture.weights.items() if n in self.datasets})
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,12 +211,6 @@ def _source(columns: Columns, seed: int, split: Split) -> Source:
     seen_T = np.any(flags, axis=0) if flags else np.zeros(len(columns), np.bool_)
     has_next_T = np.append(episode_T[1:] == episode_T[:-1], False) & np.append(seen_T[1:], False)
     usable = np.flatnonzero(seen_T & (columns.command_valid_T | has_next_T) & keep_E[episode_T])
-    if not len(usable):
-        raise StoreError(
-            f"no usable sample in split {split!r} of data set {columns.name!r}",
-            where=columns.name,
-            next_step="add episodes: a split is made of whole episodes",
-        )
     last = np.zeros((len(columns.length_E), columns.commands_TA.shape[1]), np.float32)
     valid = np.flatnonzero(columns.command_valid_T)
     last[episode_T[valid]] = columns.commands_TA[valid]  # in ascending order, so the last one stays

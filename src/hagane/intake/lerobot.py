@@ -65,13 +65,21 @@ class OpenedSet:
     """A set's metadata, read and checked."""
 
     root: Path
+    """Its folder."""
     features: dict[str, Feature]
+    """Features by name, without those that every set has."""
     fps: float
+    """Frames a second that time stamps count in."""
     rate_hz: float
+    """The machine's true rate; fps unless hagane wrote the set."""
     data_template: str
+    """Path of a data file."""
     video_template: str
+    """Path of a video file."""
     files: dict[tuple[int, int], list[dict[str, Any]]]
+    """Rows of meta/episodes by (chunk, file)."""
     tasks: dict[int, str]
+    """Instruction by task index."""
 
     def data_path(self, chunk: int, file: int) -> Path:
         """A data file."""
