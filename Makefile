@@ -46,10 +46,11 @@ test-all: $(DEV_READY)
 	@$(ONE_THREAD) $(PY) -m pytest -n $(JOBS) -rs -m "slow or not slow"
 
 check: $(DEV_READY)
-	@$(PY) -m ruff check .
-	@$(PY) -m ruff format --check .
-	@$(PY) -m mypy
+	@$(PY) -m ruff check --output-format concise -q .
+	@$(PY) -m ruff format --check -q .
+	@$(PY) -m mypy --no-error-summary
 	@$(ONE_THREAD) $(PY) -m pytest tests/test_floors.py
+	@echo "check: ruff, mypy and the floors hold"
 
 floors: $(DEV_READY)
 	@$(PY) -m pytest tests/test_floors.py
