@@ -21,8 +21,9 @@ from hagane.wire.messages import chunk_of, interface_of, request_of
 class RemotePolicy:
     """A Policy whose decisions are made by an openpi-compatible server.
 
-    No single wait (to connect, to send, for a reply) takes longer than `timeout_s`. After any failure the connection is closed, so that a late answer can
-    never be taken for the answer to a later question; the next `act` connects anew.
+    No single wait (to connect, to send, for a reply) takes longer than `timeout_s`. After any failure the
+    connection is closed, so that a late answer can never be taken for the answer to a later question; the next
+    `act` connects anew.
 
     Args:
         url: like "ws://127.0.0.1:8000".
@@ -107,7 +108,7 @@ class RemotePolicy:
     def _open(self) -> None:
         headers = {"Authorization": f"Api-Key {self._api_key}"} if self._api_key else None
         try:
-            self._connection = connect(
+            connection = connect(
                 self.url,
                 additional_headers=headers,
                 compression=None,
@@ -118,6 +119,8 @@ class RemotePolicy:
                 ping_interval=None,
                 proxy=None,
             )
+            # entered by hand: it outlives this call, and `close` leaves it
+            self._connection = connection.__enter__()
         except InvalidStatus as e:
             status = e.response.status_code
             step = "give the right key" if status == 401 else "check the address and the server's own log"
