@@ -59,9 +59,13 @@ def interval_bar(
         parts.append(f'<span class="zero" style="left:{x(0)}%"></span>')
     if goal is not None and math.isfinite(goal):
         parts.append(f'<span class="goal" style="left:{x(goal)}%"></span>')
-    left, right = x(low), x(high)
-    parts.append(f'<span class="range" style="left:{left}%;width:{max(right - left, 0.4):.2f}%"></span>')
-    parts.append(f'<span class="dot" style="left:{x(score)}%"></span>')
+    if scale[0] <= score <= scale[1]:
+        left, right = x(low), x(high)
+        parts.append(f'<span class="range" style="left:{left}%;width:{max(right - left, 0.4):.2f}%"></span>')
+        parts.append(f'<span class="dot" style="left:{x(score)}%"></span>')
+    else:
+        edge = "off-left" if score < scale[0] else "off-right"
+        parts.append(f'<span class="dot {edge}" style="left:{x(score)}%"></span>')
     return Markup('<span class="bar {}" aria-hidden="true">{}</span>').format(kind, Markup("".join(parts)))
 
 

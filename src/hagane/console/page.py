@@ -44,8 +44,8 @@ class ScoreLine:
     """Trials."""
     bar: Markup
     """The interval on the table's scale."""
-    detail: tuple[tuple[str, str], ...]
-    """Terms of the score."""
+    detail: tuple[str, ...]
+    """Terms of the score, one a column of the table."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class ScoreTable:
     """Rows by case, in the card's order."""
     scale: tuple[str, str]
     """Ends of the interval bars' scale."""
+    terms: tuple[str, ...]
+    """Names of the score's terms: the columns after the bars."""
     seeds: str
     """The trial seeds, shortened."""
 
@@ -104,6 +106,7 @@ def context_of(run: RunFolder) -> Mapping[str, Any]:
         "longest_step": max((s.seconds for s in run.story.steps), default=0.0) or 1.0,
         "data": safe_json({"replays": replays, "curves": curves.__dict__}),
         "started": moment(run.story.started),
+        "moment": moment,
         "number": number,
         "duration": duration,
         "short": short,
@@ -185,15 +188,27 @@ def _headline(f: Figure) -> Headline:
 def _table(card: Scorecard, figure: Figure) -> ScoreTable:
     percent = is_rate(card)
     rows = [r for case in dict.fromkeys(r.case for r in card.rows) for r in card.rows if r.case == case]
-    # an untrained policy can be off by orders of magnitude; its bar then ends at the edge
-    shown = [r for r in rows if kind_of(r.who) not in ("untrained", "simplest")] or rows
-    scale = (0.0, 1.0) if percent else span(v for r in shown for v in (r.low, r.high))
-    lines = tuple(_line(r, rows, i, percent, scale) for i, r in enumerate(rows))
+    terms = tuple(dict.fromkeys(k for r in rows for k in r.detail))[:8]
+    scale = _scale(rows, percent)
+    lines = tuple(_line(r, rows, i, percent, scale, terms) for i, r in enumerate(rows))
     ends = (number(scale[0], percent=percent), number(scale[1], percent=percent))
-    return ScoreTable(card, lines, ends, _seeds(card.seeds))
+    return ScoreTable(card, lines, ends, terms, _seeds(card.seeds))
 
 
-def _line(row: Row, rows: list[Row], i: int, percent: bool, scale: tuple[float, float]) -> ScoreLine:
+def _scale(rows: list[Row], percent: bool) -> tuple[float, float]:
+    """0 to 1 for scores that live there; else the range of the rows that are worth comparing.
+
+    An untrained policy can be off by orders of magnitude; its bar then ends in an arrow.
+    """
+    if percent or all(0 <= v <= 1 for r in rows for v in (r.score, r.low, r.high)):
+        return 0.0, 1.0
+    shown = [r for r in rows if kind_of(r.who) not in ("untrained", "simplest")] or rows
+    return span(v for r in shown for v in (r.low, r.high))
+
+
+def _line(
+    row: Row, rows: list[Row], i: int, percent: bool, scale: tuple[float, float], terms: tuple[str, ...]
+) -> ScoreLine:
     kind = kind_of(row.who)
     return ScoreLine(
         case=row.case,
@@ -205,7 +220,7 @@ def _line(row: Row, rows: list[Row], i: int, percent: bool, scale: tuple[float, 
         interval=f"{number(row.low, percent=percent)} to {number(row.high, percent=percent)}",
         n=row.n,
         bar=interval_bar(row.score, row.low, row.high, scale, kind=kind),
-        detail=tuple((k, number(v)) for k, v in row.detail.items()),
+        detail=tuple(number(row.detail.get(k)) for k in terms),
     )
 
 

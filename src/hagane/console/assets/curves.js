@@ -18,6 +18,12 @@ hagane.curves = (curves) => {
     const one = { stroke: theme.soft, grid: { stroke: theme.line, width: 1 }, ticks: { stroke: theme.line, width: 1 }, font: `12px ${theme.sans}` };
     return one;
   };
+  // the next of 1, 2, 5, 10 ... below or above: log axes that end on round numbers
+  const step125 = (v, way) => {
+    const power = 10 ** Math.floor(Math.log10(v));
+    const steps = [1, 2, 5, 10].map((k) => k * power);
+    return way > 0 ? steps.find((s) => s >= v * 0.999) : steps.filter((s) => s <= v * 1.001).pop();
+  };
   const positive = (values, isLog) => values.map((v) => (v === null || (isLog && v <= 0) ? null : v));
   const size = (box, tall) => ({ width: Math.max(200, box.clientWidth), height: tall });
   const show = (_, v) => (v === null || v === undefined ? "–" : hagane.show(v));
@@ -48,7 +54,7 @@ hagane.curves = (curves) => {
     });
     const options = {
       ...size(box, box.clientWidth < 500 ? 280 : 360), series,
-      scales: { x: { time: false }, y: { distr: isLog ? 3 : 1 } },
+      scales: { x: { time: false }, y: { distr: isLog ? 3 : 1, range: (_, low, high) => (low === null ? [0.1, 1] : isLog ? [step125(low, -1), step125(high, 1)] : [0, high * 1.05]) } },
       axes: [{ ...axis(), label: "optimiser step", labelSize: 22, labelFont: `12px ${theme.sans}` }, { ...axis(), size: 58, values: (_, ticks) => ticks.map((t) => (t === null ? "" : +t.toPrecision(3))) }],
       cursor: { points: { size: 6 } },
     };

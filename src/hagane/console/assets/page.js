@@ -21,7 +21,7 @@
     };
     document.querySelector(".players").addEventListener("click", show);
     document.querySelector(".players").addEventListener("keyup", show);
-    if (location.hash === "#play") all.click();
+    document.querySelector(".players").addEventListener("playing", show);
   }
   hagane.curves(data.curves);
 

@@ -1,5 +1,5 @@
 "use strict";
-// The arm: links, fingers and boxes in metres (x right, y away from the base, z up), seen from the front.
+// The arm: links, fingers and boxes in metres (x right, y away from the base, z up), in perspective.
 // links [k][3]; fingers [2][3]; boxes [m][12] centre and three half edges; goal [3]; success; static.table, static.boxes
 hagane.painters.arm = (c, w, h, episode, at, view) => {
   const theme = hagane.theme();
@@ -7,10 +7,10 @@ hagane.painters.arm = (c, w, h, episode, at, view) => {
   const frame = hagane.between(episode.frames[i], episode.frames[i + 1], at - i, ["links", "fingers", "boxes"]);
   const fixed = episode.fixed || {};
   const turn = view.turn || 0;
-  // a camera in front of the table, to its right, looking at the middle of the work
-  const look = [0.02, 0.56, 0.16], away = 2.35, yaw = 0.62 + turn, pitch = 0.42;
+  // a camera at the arm's right, a little behind it: drawers and buttons face the arm
+  const look = [0.03, 0.54, 0.13], away = 2.4, yaw = 2.0 + turn, pitch = 0.44;
   const cy = Math.cos(yaw), sy = Math.sin(yaw), cp = Math.cos(pitch), sp = Math.sin(pitch);
-  const zoom = Math.min(w * 1.42, h * 1.72);
+  const zoom = Math.min(w * 1.4, h * 1.6);
   const camera = (p) => {
     const x = p[0] - look[0], y = p[1] - look[1], z = p[2] - look[2];
     const right = -(cy * x - sy * y), back = sy * x + cy * y;
@@ -81,6 +81,8 @@ hagane.painters.arm = (c, w, h, episode, at, view) => {
   }
 
   // 3. boxes and arm, far ones first
+  // the pedestal is no part of the table; without it the arm would seem to float
+  if (frame.links && frame.links[0]) faces([...frame.links[0].slice(0, 2), -0.05, 0.075, 0, 0, 0, 0.075, 0, 0, 0, 0.05], theme.link).sort((p, q) => q.depth - p.depth).forEach(paint);
   const solid = boxes.flatMap(([box, colour]) => faces(box, colour));
   const thick = (k) => 0.072 - 0.0042 * k;
   for (let k = 1; k < links.length; k++) {

@@ -1,5 +1,7 @@
 "use strict";
-// The galvanising line as trends: coating mass with its band above, what the controller does below.
+// The galvanising line as trends, as in a control room: coating against its minimum above, what the controller does below.
+// minimum, coating (true, at the knife), measured (late), pressure, distance, speed, return; static.delay (s) and
+// static.over_limit (times the minimum at which a second's return falls to 0)
 hagane.painters.mill = (c, w, h, episode, at) => {
   const theme = hagane.theme();
   const frames = episode.frames, last = Math.min(Math.floor(at), frames.length - 1);
@@ -9,9 +11,17 @@ hagane.painters.mill = (c, w, h, episode, at) => {
   const left = 46, right = w - 14;
   const x = (k) => left + (right - left) * (k - from) / Math.max(1, long - 1);
   const panels = view.panels;
-  const gap = 30, top0 = 34;
-  const room = h - top0 - 14 - gap * (panels.length - 1);
+  const gap = 27, top0 = 64;
+  const room = h - top0 - 12 - gap * (panels.length - 1);
   const weight = panels.reduce((s, p) => s + p.weight, 0);
+  const gained = frames[last].return;
+  if (hagane.isNumber(gained)) {
+    hagane.text(c, gained.toFixed(0).replace("-", "−"), 14, 27, theme.ink, 20, "left", 650);
+    const wide = c.measureText(gained.toFixed(0)).width;
+    hagane.text(c, "return so far", 20 + wide, 27, theme.soft, 12);
+  }
+  const delay = (episode.fixed || {}).delay;
+  if (hagane.isNumber(delay)) hagane.text(c, `gauge ${delay} s late`, right, 27, theme.soft, 12, "right");
   let top = top0;
   for (const panel of panels) {
     const tall = room * panel.weight / weight;
@@ -25,7 +35,7 @@ hagane.painters.mill = (c, w, h, episode, at) => {
     c.save();
     c.strokeStyle = theme.line;
     c.lineWidth = 1;
-    for (const tick of hagane.ticks(low, high, tall < 70 ? 2 : 4)) {
+    for (const tick of hagane.ticks(low, high, tall < 70 ? 1.5 : 4)) {
       c.beginPath();
       c.moveTo(left, y(tick));
       c.lineTo(right, y(tick));
@@ -64,13 +74,14 @@ hagane.painters.mill = (c, w, h, episode, at) => {
       if (hagane.isNumber(v)) { c.beginPath(); c.arc(x(last), y(v), 3, 0, 7); c.fillStyle = s.colour(theme); c.fill(); }
     }
     c.restore();
-    let at = left;
+    let at = 14;
     for (const s of panel.series) {
-      const label = `${s.name} ${hagane.show(s.values[last])}`;
+      const v = s.values[last];
+      const label = `${s.name} ${panel.series.length > 1 && hagane.isNumber(v) ? v.toFixed(0) : hagane.show(v)}`;
       c.fillStyle = s.colour(theme);
       c.fillRect(at, top - 16, 12, 3);
       hagane.text(c, label, at + 17, top - 11, theme.soft, 12);
-      at += 34 + c.measureText(label).width;
+      at += 32 + c.measureText(label).width;
     }
     if (panel.unit && at < right - 34) hagane.text(c, panel.unit, right, top - 11, theme.faint, 11, "right");
   }
@@ -100,18 +111,20 @@ hagane.millView = (episode) => {
     const air = 0.08 * (high - low) || 1;
     return [low - air, high + air];
   };
-  const target = of("target", "setpoint", "sp"), truth = of("true", "coating", "thickness", "actual"), measured = of("measured", "gauge", "pv");
-  const low = of("low", "spec_low", "band_low"), high = of("high", "spec_high", "band_high");
+  const minimum = of("minimum", "target"), coating = of("coating", "true"), measured = of("measured");
+  const over = (episode.fixed || {}).over_limit;
+  const high = minimum && hagane.isNumber(over) ? minimum.map((v) => v * over) : of("high");
+  const low = of("low") || minimum;
   const above = [
-    target && { name: "target", values: target, colour: (t) => t.ink, dash: [5, 4], step: true, wide: 1.2 },
-    measured && { name: "measured", values: measured, colour: (t) => t.arm, wide: 1.2 },
-    truth && { name: "true", values: truth, colour: (t) => t.ours, wide: 2 },
+    measured && { name: "measured", values: measured, colour: (t) => t.arm, wide: 1 },
+    coating && { name: "true", values: coating, colour: (t) => t.ours, wide: 1.6 },
+    minimum && { name: "minimum", values: minimum, colour: (t) => t.ink, step: true, wide: 1.4 },
   ].filter(Boolean);
   const panels = [];
-  if (above.length) panels.push({ weight: 3, unit: "g/m²", series: above, band: low && high ? [low, high] : null, range: range([...above.map((s) => s.values), low || [], high || []]) });
-  for (const [name, unit, colour, step] of [["pressure", "", (t) => t.mill, false], ["speed", "", (t) => t.green, true]]) {
+  if (above.length) panels.push({ weight: 3.2, unit: "g/m²", series: above, band: low && high ? [low, high] : null, range: range([...above.map((s) => s.values), high || []]) });
+  for (const [name, unit, colour, step] of [["pressure", "kPa", (t) => t.mill, true], ["distance", "mm", (t) => t.classical, true], ["speed", "m/s", (t) => t.green, false]]) {
     const values = of(name);
-    if (values) panels.push({ weight: 1.2, unit, series: [{ name, values, colour, step }], range: range([values]) });
+    if (values) panels.push({ weight: 1, unit, series: [{ name, values, colour, step }], range: range([values]) });
   }
   episode.millView = { panels };
   return episode.millView;

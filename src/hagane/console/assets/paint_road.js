@@ -25,7 +25,7 @@ hagane.painters.road = (c, w, h, episode, at, view) => {
   const cosine = Math.cos(facing), sine = Math.sin(facing);
   const place = (x, y) => {
     const dx = x - ego[0], dy = y - ego[1];
-    return [w / 2 - scale * (cosine * dy - sine * dx), h * 0.7 - scale * (cosine * dx + sine * dy)];
+    return [w * 0.44 - scale * (cosine * dy - sine * dx), h * 0.7 - scale * (cosine * dx + sine * dy)];
   };
   const path = (points) => {
     c.beginPath();
@@ -88,15 +88,26 @@ hagane.painters.road = (c, w, h, episode, at, view) => {
   agents.forEach((a, k) => car(a, objects.has(k) ? theme.warn : theme.link, objects.has(k)));
   car(ego, own, false);
 
-  // instruments
+  // instruments, on plates so that they can be read over the road
+  const plate = (x, y, wide, tall) => {
+    c.globalAlpha = 0.82;
+    c.fillStyle = theme.sunk;
+    c.beginPath();
+    c.roundRect(x, y, wide, tall, 6);
+    c.fill();
+    c.globalAlpha = 1;
+  };
   const speed = hagane.isNumber(now.speed) ? now.speed : null;
   if (speed !== null) {
+    plate(6, 6, now.limit ? 118 : 70, 62);
     const kmh = 3.6 * speed, limit = hagane.isNumber(now.limit) ? 3.6 * now.limit : null;
     hagane.text(c, kmh.toFixed(0), 14, 40, theme.ink, 32, "left", 650);
     hagane.text(c, "km/h" + (limit === null ? "" : `, limit ${limit.toFixed(0)}`), 15, 58, theme.soft, 12);
   }
   const names = { nc: "no collision", dac: "on the road", ep: "progress", ttc: "time to collision", comfort: "comfort" };
-  Object.entries(now.terms || {}).filter(([k]) => k in names).forEach(([k, v], row) => {
+  const terms = Object.entries(now.terms || {}).filter(([k]) => k in names);
+  if (terms.length) plate(w - 166, 6, 160, 10 + 17 * terms.length);
+  terms.forEach(([k, v], row) => {
     const y = 20 + row * 17;
     hagane.text(c, names[k], w - 62, y, v < 0.5 ? theme.bad : theme.soft, 12, "right");
     c.fillStyle = theme.line;

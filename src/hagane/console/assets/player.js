@@ -90,7 +90,7 @@ hagane.player = (root, replay) => {
     time.textContent = `${(state.at / replay.rate_hz).toFixed(longest > 100 ? 0 : 1)} s`;
   };
 
-  let before = 0, waited = 0;
+  let before = 0, waited = 0, fresh = false;
   const tick = (now) => {
     if (!state.playing) return;
     const end = state.episode.frames.length - 1;
@@ -114,7 +114,12 @@ hagane.player = (root, replay) => {
     before = performance.now();
     if (on) requestAnimationFrame(tick);
   };
-  const go = (at) => { setPlaying(false); state.at = Math.min(Math.max(0, at), state.episode.frames.length - 1); draw(); };
+  const go = (at) => {
+    setPlaying(false);
+    fresh = false;
+    state.at = Math.min(Math.max(0, at), state.episode.frames.length - 1);
+    draw();
+  };
 
   play.onclick = () => setPlaying(!state.playing);
   seek.oninput = () => go(+seek.value);
@@ -129,11 +134,21 @@ hagane.player = (root, replay) => {
     canvas.onpointermove = (event) => { if (event.buttons) { state.view.turn += event.movementX * 0.008; draw(); } };
   }
   new ResizeObserver(draw).observe(canvas);
-  new IntersectionObserver((seen) => { state.seen = seen[0].isIntersecting; }).observe(canvas);
+  // it starts by itself when it first comes into view, unless the reader asked for less motion
+  new IntersectionObserver((seen) => {
+    state.seen = seen[0].isIntersecting;
+    if (fresh && state.seen) {
+      fresh = false;
+      state.at = 0;
+      setPlaying(true);
+      root.dispatchEvent(new Event("playing", { bubbles: true }));
+    }
+  }).observe(canvas);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTimeout(draw));
   window.addEventListener("beforeprint", draw);
   listWho("ours");
-  // before it is played it shows the middle: the start of a drive has nothing to see
+  // until it plays (and on paper) it shows the middle: the start of a drive has nothing to see
   go(Math.floor((state.episode.frames.length - 1) * 0.45));
+  fresh = !matchMedia("(prefers-reduced-motion: reduce)").matches;
   return { setPlaying, isPlaying: () => state.playing };
 };
