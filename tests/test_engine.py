@@ -16,14 +16,13 @@ import torch.multiprocessing as mp
 from hagane.engine import (
     Engine,
     StepConfig,
-    latest,
     load_engine,
-    read_manifest,
     save_checkpoint,
     take_loads,
     train_step,
 )
-from hagane.engine.naming import to_disk
+from hagane.model import latest, read_manifest
+from hagane.model.naming import to_disk
 from hagane.policy import load_policy
 from hagane.terms import CheckpointError, ConfigError, CorruptError, RunRecord, TrainingError
 from tests.model_fixture import ARM, CAM, ROAD, make_batch, make_model, make_part

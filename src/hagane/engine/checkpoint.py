@@ -1,11 +1,6 @@
-"""Checkpoints: complete or absent. Written beside, synced, then renamed; every file's sha256 in the manifest.
+"""Saving checkpoints, and going on from them: complete or absent.
 
-step-000600/
-    model.toml                       shape of the weights (ModelConfig)
-    weights-<owner>.safetensors      learning weights, a file an owner, a tensor an expert
-    served-<owner>.safetensors       averaged weights and buffers: what a policy loads
-    moments-<owner>.safetensors      optimiser state
-    manifest.json                    step, data cursor, run record, digests: written last
+Written beside, synced, then renamed; `hagane.model.weights` says what is in the folder.
 """
 
 from __future__ import annotations
@@ -15,47 +10,18 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from hagane.engine.naming import from_disk, to_disk
 from hagane.engine.step import Engine
-from hagane.model import Generalist, ModelConfig
-from hagane.terms import (
-    CheckpointError,
-    CorruptError,
-    RunRecord,
-    TrainingError,
-    digest_file,
-    digest_value,
-    dump_toml,
-    load_toml,
-)
-
-MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a checkpoint says of itself."""
-
-    id: str
-    """sha256 over the files' digests and the record: names these weights."""
-    step: int
-    """Optimiser steps done."""
-    cursor: Mapping[str, str]
-    """Digests of data and mixture that the next step goes on with."""
-    record: RunRecord
-    """The run that made it."""
-    files: Mapping[str, str]
-    """File name to sha256."""
+from hagane.model.naming import from_disk, to_disk
+from hagane.model.weights import MANIFEST, Manifest, read_manifest, read_tensors, readable, served_state
+from hagane.terms import RunRecord, TrainingError, digest_file, digest_value, dump_toml
 
 
 def save_checkpoint(folder: Path, engine: Engine, record: RunRecord, cursor: Mapping[str, str]) -> Manifest:
@@ -86,66 +52,15 @@ def save_checkpoint(folder: Path, engine: Engine, record: RunRecord, cursor: Map
     return manifest
 
 
-def load_config(checkpoint: Path) -> ModelConfig:
-    """Shape of a checkpoint's weights.
-
-    Raises:
-        CheckpointError: there is no complete checkpoint.
-    """
-    if not (checkpoint / MANIFEST).is_file():
-        raise CheckpointError(
-            "no complete checkpoint",
-            where=str(checkpoint),
-            next_step="name a folder like runs/<id>/checkpoints/step-000600",
-        )
-    return load_toml(checkpoint / "model.toml", ModelConfig)
-
-
-def read_manifest(checkpoint: Path) -> Manifest:
-    """The manifest, after every file was compared with its sha256.
-
-    Raises:
-        CheckpointError: no complete checkpoint, or a manifest that is not one.
-        CorruptError: a file differs from its digest, or is missing.
-    """
-    load_config(checkpoint)
-    try:
-        raw = json.loads((checkpoint / MANIFEST).read_text("utf-8"))
-        manifest = Manifest(**{**raw, "record": RunRecord(**raw["record"])})
-    except (ValueError, TypeError, KeyError) as e:
-        raise CheckpointError(f"the manifest cannot be read: {e}", where=str(checkpoint / MANIFEST)) from None
-    for name, digest in manifest.files.items():
-        path = checkpoint / Path(name).name
-        if not path.is_file() or digest_file(path) != digest:
-            raise CorruptError(
-                "differs from its sha256 in the manifest" if path.is_file() else "is missing",
-                where=str(path),
-                next_step="use another checkpoint of the run, or copy this one again from its source",
-            )
-    if digest_value([manifest.files, manifest.step, manifest.record]) != manifest.id:
-        raise CorruptError(
-            "the manifest was changed", where=str(checkpoint / MANIFEST), next_step="use another checkpoint"
-        )
-    return manifest
-
-
-def load_served(checkpoint: Path, model: Generalist) -> Manifest:
-    """Load averaged weights and buffers, for a policy."""
-    manifest = read_manifest(checkpoint)
-    with _readable(checkpoint):
-        from_disk(model, served_state(model, None), _read(checkpoint, "served"), str(checkpoint))
-    return manifest
-
-
 def load_engine(checkpoint: Path, engine: Engine) -> Manifest:
     """Load weights, averages, moments and buffers into an engine; training goes on exactly."""
     manifest = read_manifest(checkpoint)
     model, where = engine.model, str(checkpoint)
-    with _readable(checkpoint):
-        from_disk(model, dict(model.named_parameters()), _read(checkpoint, "weights"), where)
-        from_disk(model, served_state(model, engine.ema), _read(checkpoint, "served"), where)
+    with readable(checkpoint):
+        from_disk(model, dict(model.named_parameters()), read_tensors(checkpoint, "weights"), where)
+        from_disk(model, served_state(model, engine.ema), read_tensors(checkpoint, "served"), where)
         moments = moment_state(engine)
-        both = _read(checkpoint, "moments")
+        both = read_tensors(checkpoint, "moments")
         for kind, state in moments.items():
             mine = {n.removeprefix(f"{kind}."): t for n, t in both.items() if n.startswith(f"{kind}.")}
             from_disk(model, state, mine, where)
@@ -155,23 +70,8 @@ def load_engine(checkpoint: Path, engine: Engine) -> Manifest:
     return manifest
 
 
-def latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run's checkpoint folder."""
-    found = sorted(p for p in folder.glob("step-*") if (p / MANIFEST).is_file())
-    return found[-1] if found else None
-
-
-def served_state(model: Generalist, ema: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """Averaged parameters (or the model's own) and all saved buffers."""
-    parameters = ema if ema is not None else dict(model.named_parameters())
-    kept = set(model.state_dict())
-    return {**parameters, **{n: b for n, b in model.named_buffers() if n in kept}}
-
-
 def moment_state(engine: Engine) -> dict[str, dict[str, Tensor]]:
     """AdamW's moments by kind and parameter name, made if the optimiser has not stepped yet."""
-    import torch
-
     kinds: dict[str, dict[str, Tensor]] = {"exp_avg": {}, "exp_avg_sq": {}}
     for name, p in engine.model.named_parameters():
         state = engine.optimizer.state[p]
@@ -201,21 +101,6 @@ def _write(making: Path, engine: Engine, record: RunRecord, cursor: Mapping[str,
     manifest = Manifest(digest_value([files, engine.step, done]), engine.step, dict(cursor), done, files)
     (making / MANIFEST).write_text(json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True), "utf-8")
     return manifest
-
-
-def _read(checkpoint: Path, table: str) -> dict[str, Tensor]:
-    out: dict[str, Any] = {}
-    for path in sorted(checkpoint.glob(f"{table}-*.safetensors")):
-        out.update(load_file(path))
-    return out
-
-
-@contextmanager
-def _readable(checkpoint: Path) -> Iterator[None]:
-    try:
-        yield
-    except (SafetensorError, OSError) as e:
-        raise CheckpointError(f"cannot be read: {e}", where=str(checkpoint)) from None
 
 
 def _sync(folder: Path) -> None:

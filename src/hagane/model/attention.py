@@ -34,7 +34,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     score = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         score = score.masked_fill(~mask, -1e30)
-    return score.softmax(-1) @ v
+    out: Tensor = score.softmax(-1) @ v
+    return out
 
 
 def rotary(position: Tensor, head_dim: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:

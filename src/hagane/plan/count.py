@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from hagane.engine.naming import pieces
 from hagane.model import CONSORTIUM, Generalist, ModelConfig
+from hagane.model.naming import pieces
 from hagane.model.slots import DESCRIPTOR, TEXT_BYTES, sample_layouts
 from hagane.model.tower import TIME_FEATURES
 

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hagane.engine.checkpoint import load_config, load_served
-from hagane.model import Generalist, Sample, to_sample
+from hagane.model import Generalist, Sample, load_config, load_served, to_sample
 from hagane.terms import ActionChunk, ConfigError, Embodiment, Observation, RunRecord
 
 

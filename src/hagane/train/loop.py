@@ -17,14 +17,13 @@ from hagane.engine import (
     check_layout,
     device_for,
     evaluate_loss,
-    latest,
     load_engine,
     rank,
     save_checkpoint,
     take_loads,
     train_step,
 )
-from hagane.model import Generalist, ModelConfig, make_config
+from hagane.model import Generalist, ModelConfig, latest, make_config
 from hagane.terms import CheckpointError, RunRecord, TrainingError, digest_value
 from hagane.train.config import TrainConfig, vision_file
 from hagane.train.data import CatalogData

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hagane.model import CONSORTIUM, Generalist
+from hagane.model.generalist import Generalist
+from hagane.model.sizes import CONSORTIUM
 from hagane.terms import CheckpointError
 
 BY_SLOT = ("tokeniser.w_in", "tokeniser.b_in", "tokeniser.w_next", "normaliser.centre", "normaliser.scale")
