@@ -82,7 +82,8 @@ def _store(o: Intake, embodiment: Embodiment) -> int:
 def _episodes(o: Intake, embodiment: Embodiment) -> Iterator[Episode]:
     from hagane.intake import read_logs
 
-    return read_logs(
+    # lazily, so that the contract is judged before a byte of the log is read
+    yield from read_logs(
         o.path, embodiment, task=o.task, dbc=o.dbc, bus=o.bus, keep_whole=o.keep_whole, **_csv_options(o.csv)
     )
 

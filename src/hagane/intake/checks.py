@@ -37,8 +37,8 @@ class _Case:
     flags: NDArray[np.bool_]
     """[N, D] valid on arrival, one flag a column."""
     unit: tuple[str, ...]
-    leap: NDArray[np.bool_]
-    """[N - 1] True where all streams are silent for long between sample k and k + 1: the clock's doing."""
+    steady_ns: NDArray[np.int64]
+    """[N] times without the silences of all streams, which are the clock's doing and no stream's."""
 
     def finding(self, kind: FindingKind, at: int, count: int, detail: str) -> Finding:
         return Finding(kind, self.episode, self.name, int(self.times_ns[at]), count, detail)
@@ -59,14 +59,22 @@ def check_episode(episode: Episode, embodiment: Embodiment) -> Episode:
     Streams whose clock goes backwards come out in time order, the samples that were behind being invalid.
     """
     streams: dict[str, Stream] = {}
-    findings: list[Finding] = []
+    leap_ends_ns, leap_ns = _leaps(episode, embodiment)
+    findings = _few(
+        [
+            Finding("clock-jump", episode.id, "*", int(t), 1, f"the clock goes forward {dt / 1e9:.3f} s in all streams")
+            for t, dt in zip(leap_ends_ns, leap_ns, strict=True)
+        ]
+    )
+    behind_ns = np.concatenate([[0], np.cumsum(leap_ns)])
     for name, stream in episode.streams.items():
         base = name.removesuffix(APPLIED)
         channel = next((c for c in embodiment.channels() if c.name == base), None)
         if channel is None or channel.kind not in ("vector", "set") or not len(stream):
             streams[name] = stream
             continue
-        case = _case(episode, name, stream, channel, embodiment)
+        steady_ns = stream.times_ns - behind_ns[np.searchsorted(leap_ends_ns, stream.times_ns, side="right")]
+        case = _case(episode, name, stream, channel, channel.rate_hz or embodiment.rate_hz, steady_ns)
         bad = np.zeros(case.values.shape, bool)
         for check in CHECKS:
             seen, invalid = check(case)
@@ -78,30 +86,24 @@ def check_episode(episode: Episode, embodiment: Embodiment) -> Episode:
     return replace(episode, streams=streams, findings=(*episode.findings, *findings))
 
 
-def _case(episode: Episode, name: str, stream: Stream, channel: Channel, embodiment: Embodiment) -> _Case:
+def _case(
+    episode: Episode, name: str, stream: Stream, channel: Channel, rate_hz: float, steady_ns: NDArray[np.int64]
+) -> _Case:
     n = len(stream)
     values = np.asarray(stream.values, np.float64).reshape(n, -1)
-    flags = np.repeat(stream.valid.reshape(n, -1), values.shape[1] // max(stream.valid.reshape(n, -1).shape[1], 1), 1)
-    rate_hz = channel.rate_hz or embodiment.rate_hz
+    valid = stream.valid.reshape(n, -1)
+    flags = np.repeat(valid, values.shape[1] // max(valid.shape[1], 1), 1)
     unit = stream.unit * channel.columns if len(stream.unit) == 1 else stream.unit
-    return _Case(
-        episode.id, name, channel, rate_hz, stream.times_ns, values, flags, unit, _leaps(episode, stream, rate_hz)
-    )
+    return _Case(episode.id, name, channel, rate_hz, stream.times_ns, values, flags, unit, steady_ns)
 
 
-def _leaps(episode: Episode, stream: Stream, rate_hz: float) -> NDArray[np.bool_]:
-    """[N - 1] long silences of one stream during which no other stream speaks either."""
-    before_ns, after_ns = stream.times_ns[:-1], stream.times_ns[1:]
-    leap = np.asarray((after_ns - before_ns) / 1e9 > max(_JUMP_S, 20 / rate_hz))
-    if not leap.any():
-        return leap
-    for other in episode.streams.values():
-        if other is not stream and len(other):
-            ordered = np.sort(other.times_ns)
-            inside = np.searchsorted(ordered, after_ns, "left") - np.searchsorted(ordered, before_ns, "right")
-            # messages of the same moment may stand just inside either end of the silence
-            leap &= inside <= 2
-    return leap
+def _leaps(episode: Episode, embodiment: Embodiment) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ends and lengths, nanoseconds, of long silences of all streams: a clock set forward, or a logger that paused."""
+    times_ns = np.sort(np.concatenate([s.times_ns for s in episode.streams.values()] or [np.zeros(0, np.int64)]))
+    rate_hz = max(c.rate_hz or embodiment.rate_hz for c in embodiment.channels())
+    steps_ns = np.diff(times_ns)
+    at = np.flatnonzero(steps_ns > 1e9 * max(_JUMP_S, 20 / rate_hz))
+    return times_ns[at + 1], steps_ns[at] - round(1e9 / rate_hz)
 
 
 def _lowered(stream: Stream, bad: NDArray[np.bool_]) -> Stream:
@@ -142,16 +144,13 @@ def _few(findings: list[Finding]) -> list[Finding]:
 
 
 def clock(case: _Case) -> Result:
-    """Backward steps: samples behind the latest time so far are invalid. Forward: all streams silent for long."""
-    steps_s = np.diff(case.times_ns) / 1e9
+    """The clock goes back: samples behind the latest time so far are invalid."""
     latest_ns = np.maximum.accumulate(case.times_ns)
     behind = case.times_ns < latest_ns
     found = []
     for a, b in _runs(behind):
         back_s = (latest_ns[a - 1] - case.times_ns[a]) / 1e9
         found.append(case.finding("clock-jump", a, b - a + 1, f"the clock goes back {back_s:.3f} s"))
-    for k in np.flatnonzero(case.leap).tolist():
-        found.append(case.finding("clock-jump", k + 1, 1, f"the clock goes forward {steps_s[k]:.3f} s in all streams"))
     return _few(found), behind[:, None] | np.zeros(case.values.shape, bool) if behind.any() else None
 
 
@@ -176,7 +175,7 @@ def missing(case: _Case) -> Result:
     the seven intervals around it take longer than their number of periods, too.
     """
     found = []
-    t_s = (case.times_ns - case.times_ns[0]) / 1e9
+    t_s = (case.steady_ns - case.steady_ns[0]) / 1e9
     steps_s = np.diff(t_s)
     forward = steps_s[steps_s > 0]
     if len(forward) >= 3:
@@ -192,7 +191,7 @@ def missing(case: _Case) -> Result:
         at = np.arange(len(steps_s))
         low, high = np.maximum(at - 3, 0), np.minimum(at + 4, len(t_s) - 1)
         behind = (t_s[high] - t_s[low]) / usual_s - (high - low)
-        holes = (steps_s > 1.6 * period_s) & (behind > 0.6) & ~case.leap
+        holes = (steps_s > 1.6 * period_s) & (behind > 0.6)
         for a, b in _runs(holes, 5):
             gaps_s = steps_s[a : b + 1][holes[a : b + 1]]
             lost = int(sum(max(1, round(g / period_s) - 1) for g in gaps_s))

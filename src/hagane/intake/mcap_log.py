@@ -129,6 +129,8 @@ def _load(path: Path, keep: bool) -> tuple[dict[str, _Topic], dict[str, str], st
                     where=str(path),
                     next_step="copy it again from the machine",
                 ) from None
+    if cut and not count:
+        raise LogError(f"{cut}, and no whole message before the cut", where=str(path), next_step="copy it again")
     return topics, about, cut
 
 

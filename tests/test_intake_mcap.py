@@ -1,0 +1,142 @@
+"""MCAP in: our recorder's streams, other people's JSON, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hagane.intake import read_logs
+from hagane.terms import Channel, Embodiment, LogError
+from tests.intake_cases import CAR, noise
+
+writer = pytest.importorskip("mcap.writer")
+S = 10**9
+
+
+def write(
+    path: Path, topics: dict[str, list[tuple[int, Any]]], about: dict[str, str] | None = None, **how: str
+) -> Path:
+    with path.open("wb") as f:
+        w = writer.Writer(f)
+        w.start()
+        schema = w.register_schema(name=how.get("schema", "hagane.Stream"), encoding="jsonschema", data=b"{}")
+        for topic, messages in topics.items():
+            channel = w.register_channel(topic, how.get("encoding", "json"), schema)
+            for time_ns, message in messages:
+                data = message if isinstance(message, bytes) else json.dumps(message).encode()
+                w.add_message(channel, time_ns, data, time_ns)
+        if about is not None:
+            w.add_metadata("hagane", about)
+        w.finish()
+    return path
+
+
+def recorded(path: Path, seed: int = 0) -> tuple[Any, Path]:
+    episode = noise(CAR, seed, 60)
+    topics = {}
+    for name, s in episode.streams.items():
+        valid = s.valid.tolist() if s.valid.ndim == 2 else [True] * len(s)
+        rows = zip(s.times_ns.tolist(), s.values.tolist(), valid, strict=True)
+        topics["/" + name] = [(t, {"values": v, "valid": ok}) for t, v, ok in rows]
+    about = {"embodiment": "road", "task": "go home", "episode": "drive-7", "outcome": "success", "checkpoint_id": "c"}
+    return episode, write(path, topics, about)
+
+
+def test_what_the_recorder_wrote_comes_back(tmp_path: Path) -> None:
+    episode, path = recorded(tmp_path / "a.mcap")
+    (back,) = read_logs(path, CAR)
+    assert (back.id, back.task, back.outcome, back.findings) == ("drive-7", "go home", "success", ())
+    assert set(back.streams) == set(episode.streams)
+    for name, stream in episode.streams.items():
+        other = back.streams[name]
+        assert np.array_equal(other.times_ns, stream.times_ns) and np.array_equal(other.valid, stream.valid)
+        assert np.array_equal(other.values[other.valid], stream.values[stream.valid])
+
+
+def test_null_is_not_a_number(tmp_path: Path) -> None:
+    machine = Embodiment("m", "robot", "o", 1.0, 1, (Channel("x"),), (Channel("u"),))
+    rows = [(t * S, {"values": [None if t == 2 else 1.0 * t], "valid": True}) for t in range(5)]
+    (back,) = read_logs(write(tmp_path / "a.mcap", {"/x": rows, "/u": rows}), machine)
+    assert back.streams["x"].valid.tolist() == [True, True, False, True, True]
+
+
+def test_other_json_is_read_by_topic_and_field(tmp_path: Path) -> None:
+    machine = Embodiment(
+        "m",
+        "robot",
+        "o",
+        10.0,
+        1,
+        (Channel("pose", shape=(3,), source=("odom.pose.x", "odom.pose.y", "/joints/state.position.1")),),
+        (Channel("u", source=("cmd.speed",)),),
+    )
+    at = [1_700_000_000 * S + k * S // 10 for k in range(20)]
+    topics = {
+        "/odom": [(t, {"pose": {"x": k, "y": -k}}) for k, t in enumerate(at)],
+        "/joints/state": [(t + 10**6, {"position": [0, 10 * k]}) for k, t in enumerate(at)],
+        "/cmd": [(t, {"speed": 0.5}) for t in at],
+    }
+    path = write(tmp_path / "a.mcap", topics, schema="other")
+    (back,) = read_logs(path, machine)
+    assert back.findings == () and back.span_ns[0] == 0
+    assert back.streams["pose"].values[3].tolist() == [3.0, -3.0, 30.0]
+    wrong = Embodiment("m", "robot", "o", 10.0, 1, (Channel("p", source=("odm.pose.x",)),), machine.act)
+    with pytest.raises(LogError, match=r"no topic for source 'odm.pose.x'(?s:.*)odom"):
+        read_logs(path, wrong)
+    wrong = Embodiment("m", "robot", "o", 10.0, 1, (Channel("p", source=("odom.pose.z",)),), machine.act)
+    with pytest.raises(LogError, match=r"lacks the field"):
+        read_logs(path, wrong)
+
+
+def test_ros_messages_wait_for_a_later_importer(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mcap", {"/ego": [(0, b"\0\1\0\0")]}, encoding="cdr")
+    with pytest.raises(LogError, match=r"encoded as 'cdr'(?s:.*)ROS 2"):
+        read_logs(path, CAR)
+
+
+def test_a_file_without_its_end(tmp_path: Path) -> None:
+    _, path = recorded(tmp_path / "a.mcap")
+    data = path.read_bytes()
+    path.write_bytes(data[:-40])
+    with pytest.raises(LogError, match=r"truncated file: the file has no end mark(?s:.*)--keep-whole"):
+        read_logs(path, CAR)
+    (back,) = read_logs(path, CAR, keep_whole=True)
+    assert len(back.streams["ego"]) == 60 and "truncated" in [f.kind for f in back.findings]
+    path.write_bytes(data[: len(data) // 3])
+    with pytest.raises(LogError, match="no whole message before the cut"):
+        read_logs(path, CAR, keep_whole=True)
+
+
+def test_a_flipped_byte_is_seen(tmp_path: Path) -> None:
+    _, path = recorded(tmp_path / "a.mcap")
+    data = bytearray(path.read_bytes())
+    for at in range(100, len(data) - 100, len(data) // 15):
+        broken = bytearray(data)
+        broken[at] ^= 0x10
+        path.write_bytes(broken)
+        try:
+            (back,) = read_logs(path, CAR)
+        except LogError as e:
+            assert "a.mcap" in e.where
+        else:
+            # a byte of the index or of padding: the messages are whole
+            assert len(back.streams["ego"]) == 60
+
+
+def test_of_another_machine_or_shape(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mcap", {"/ego": [(0, {"values": [1, 2], "valid": True})]}, {"embodiment": "arm"})
+    with pytest.raises(LogError, match="recorded on embodiment 'arm', not 'road'"):
+        read_logs(path, CAR)
+    path = write(tmp_path / "a.mcap", {"/ego": [(0, {"values": [1, 2], "valid": True})]})
+    with pytest.raises(LogError, match=r"do not hold \(5,\) values"):
+        read_logs(path, CAR)
+    path = write(tmp_path / "a.mcap", {"/ego": [(0, b"nonsense")]})
+    with pytest.raises(LogError, match="no JSON"):
+        read_logs(path, CAR)
+    path = write(tmp_path / "a.mcap", {"/else": [(0, {"values": [1]})]})
+    with pytest.raises(LogError, match=r"none of the topics(?s:.*)/else"):
+        read_logs(path, CAR)
