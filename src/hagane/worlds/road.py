@@ -22,6 +22,7 @@ from hagane.worlds.road_pilots import (
     Expert,
     IdmOnRoute,
     LaneConstantSpeed,
+    RecordedDriver,
     drive_ahead,
 )
 from hagane.worlds.road_traffic import ReactiveTraffic
@@ -139,8 +140,9 @@ def best_progress(stage: Stage) -> F:
     DAC at 1; where none is, the bar is the 5 m floor and EP is 1.
     """
     best = np.zeros((STEPS + 1, len(stage.limit_N)))
-    if stage.log_progress_TN is not None:
-        best = np.maximum(best, stage.log_progress_TN)
+    if stage.log_TN4 is not None:
+        s_NT, _ = stage.route.project(stage.log_TN4[..., :2].transpose(1, 0, 2))
+        best = np.maximum(best, (s_NT - s_NT[:, :1]).T)
     for manner in (CALM, BRISK):
         drive = Drive(stage)
         progress = [drive.progress_m]
@@ -181,7 +183,9 @@ def make_recorded(path: Path, *, scenes: Sequence[str] = ()) -> RoadWorld:
 
     recording = Recording(path, scenes)
     text = "drive on the right: follow the recorded route, keep clear of others and make progress"
-    return RoadWorld({"recorded": text}, lambda _case, seeds: recording.stage(seeds), PILOTS)
+    return RoadWorld(
+        {"recorded": text}, lambda _case, seeds: recording.stage(seeds), PILOTS | {"recorded driver": RecordedDriver}
+    )
 
 
 class StripGround:

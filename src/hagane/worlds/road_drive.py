@@ -69,8 +69,8 @@ class Stage:
     width_N: F
     ground: Ground
     traffic: Traffic
-    log_progress_TN: F | None = None
-    """Route progress of the recorded driver after each step, [T + 1, N] metres; None without a recording."""
+    log_TN4: F | None = None
+    """Rear axle x, y, heading and speed of the recorded driver after each step; None without a recording."""
 
     def route_offset(self, s_NK: F) -> F:
         """Offset of the route from the road line at arc lengths, [N, K]."""

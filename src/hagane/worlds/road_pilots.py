@@ -12,7 +12,7 @@ from typing import Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.terms import Reading
+from hagane.terms import ConfigError, Reading
 from hagane.worlds.base import World
 from hagane.worlds.road_drive import Drive
 from hagane.worlds.road_geometry import F, wrap
@@ -106,7 +106,7 @@ class Manner:
     standstill_m: float = 2.5
     lateral_mps2: float = 2.2
     """Lateral acceleration up to which it takes bends."""
-    yield_mps2: float = 2.5
+    yield_mps2: float = 3.0
     """Hardest braking for someone who is not on the route yet."""
     hardest_mps2: float = 5.5
     press_mps2: float = 1.3
@@ -174,3 +174,37 @@ class Expert:
     def act(self, world: World) -> Commands:
         """[N, 2]."""
         return drive_ahead(cast(HasDrive, world).drive, CALM).astype(np.float32)
+
+
+class RecordedDriver:
+    """Follows the recording of its own car: pure pursuit of where that will be, about a second on.
+
+    A yardstick for recorded cases, not a policy: it knows the future. (Coulter, CMU-RI-TR-92-01, 1992.)
+    """
+
+    AHEAD_STEPS = 8
+
+    def reset(self, world: World) -> None:
+        """Nothing to forget."""
+
+    def act(self, world: World) -> Commands:
+        """[N, 2].
+
+        Raises:
+            ConfigError: the world has no recording.
+        """
+        drive = cast(HasDrive, world).drive
+        log = drive.stage.log_TN4
+        if log is None:
+            raise ConfigError("no recorded driver to follow", where="world road", next_step="use make_recorded")
+        last = len(log) - 1
+        now, soon = log[min(drive.steps, last)], log[min(drive.steps + 5, last)]
+        c, s = np.cos(drive.heading), np.sin(drive.heading)
+        lag = c * (now[:, 0] - drive.x) + s * (now[:, 1] - drive.y)
+        accel = (soon[:, 3] - drive.speed) / 0.8 + 0.4 * lag
+        goal = log[min(drive.steps + self.AHEAD_STEPS, last)]
+        over = max(0, drive.steps + self.AHEAD_STEPS - last) * 0.1 * goal[:, 3]
+        x = goal[:, 0] + over * np.cos(goal[:, 2]) - drive.x
+        y = goal[:, 1] + over * np.sin(goal[:, 2]) - drive.y
+        reach = np.maximum(np.hypot(x, y), 3.0)
+        return np.stack([accel, 2.0 * (c * y - s * x) / reach**2], 1).astype(np.float32)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hagane.terms import LogError
 from hagane.worlds.road_drive import REAR_TO_CENTRE, STEPS, Stage
-from hagane.worlds.road_geometry import B, F, Paths, paths_through, resample, wrap
+from hagane.worlds.road_geometry import B, F, paths_through, resample, wrap
 from hagane.worlds.road_score import Actors
 from hagane.worlds.road_traffic import EgoShadow
 
@@ -140,9 +140,9 @@ class Recording:
                 self._routes[ego] = _route(self.scenes[ego[0]], ego[1])
         routes = [self._routes[ego] for ego in picked]
         route = paths_through(np.stack([r[0] for r in routes]), 0.0)
-        log_TN4 = np.stack([self.scenes[k].pose_TK4[:, i] for k, i in picked], 1)
+        centre_TN4 = np.stack([self.scenes[k].pose_TK4[:, i] for k, i in picked], 1)
         size = np.stack([self.scenes[k].size_K2[i] for k, i in picked])
-        start = _rear_axle(log_TN4, size[:, 0])
+        driven = _rear_axle(centre_TN4, size[:, 0])
         used = sorted({k for k, _ in picked})
         which = np.array([used.index(k) for k, _ in picked])
         for k in used:
@@ -154,12 +154,12 @@ class Recording:
             route_d_NP=np.zeros((len(picked), POINTS)),
             lane_width_N=np.array([r[1] for r in routes]),
             limit_N=np.array([r[2] for r in routes]),
-            start_N4=start[0],
+            start_N4=driven[0],
             length_N=size[:, 0],
             width_N=size[:, 1],
             ground=RasterGround([self._grids[k] for k in used], which),
             traffic=self._others(picked),
-            log_progress_TN=_progress(route, start),
+            log_TN4=driven,
         )
         return stage, lambda copy: self._lines(picked[copy], route.xy_NP2[copy])
 
@@ -177,7 +177,7 @@ class Recording:
     def _lines(self, ego: tuple[int, int], route_P2: F) -> list[Any]:
         lines: list[Any] = []
         for lane in self.scenes[ego[0]].lanelets.values():
-            lines += [["edge", side.round(2).tolist()] for side in (lane.left, lane.right)]
+            lines += [["bound", side.round(2).tolist()] for side in (lane.left, lane.right)]
         return [*lines, ["route", route_P2[::5].round(2).tolist()]]
 
 
@@ -268,12 +268,6 @@ def _rear_axle(pose_TN4: F, length_N: F) -> F:
     out[..., 0] -= REAR_TO_CENTRE * length_N * np.cos(pose_TN4[..., 2])
     out[..., 1] -= REAR_TO_CENTRE * length_N * np.sin(pose_TN4[..., 2])
     return out
-
-
-def _progress(route: Paths, pose_TN4: F) -> F:
-    """[T, N] metres along the route since the start."""
-    s_NT, _ = route.project(pose_TN4[..., :2].transpose(1, 0, 2))
-    return np.maximum(0.0, (s_NT - s_NT[:, :1]).T)
 
 
 def _paint(scene: RecordedScene) -> tuple[B, F]:
