@@ -200,15 +200,16 @@ def mill_replay() -> dict[str, Any]:
     rng = np.random.default_rng(2)
     episodes = []
     for who, lag in (("ours", 9), ("classical: tuned PI", 40), ("expert", 4)):
-        true, frames, past = 100.0, [], [100.0] * 25
+        coating, frames, past = 130.0, [], [130.0] * 25
         for k in range(300):
-            target = 100.0 + 22.0 * (k // 75 % 2)
-            true += (target - true) / lag + float(rng.normal()) * 0.6
-            past.append(true)
-            frames.append({
-                "target": target, "low": target - 5, "high": target + 8, "true": round(true, 2),
-                "measured": round(past[-26] + float(rng.normal()) * 0.8, 2), "pressure": round(480 - 1.5 * true, 1), "speed": 110.0 + 15 * (k > 150),
-            })  # fmt: skip
+            minimum = 120.0 + 22.0 * (k // 75 % 2)
+            coating += (1.04 * minimum - coating) / lag + float(rng.normal()) * 0.6
+            past.append(coating)
+            frame = {
+                "t": k, "minimum": minimum, "coating": round(coating, 2), "measured": round(past[-26] + float(rng.normal()) * 0.8, 2),
+                "pressure": round(60 - 0.25 * coating, 2), "distance": 12.5, "speed": 2.1 + 0.3 * (k > 150), "return": 0.7 * k,
+            }  # fmt: skip
+            frames.append(frame if k else frame | {"static": {"delay": 25, "over_limit": 1.125}})
         episodes.append({"case": "delay-25", "who": who, "seed": 900_000, "score": 702.0, "frames": frames})
     return {"embodiment": "mill", "kind": "mill", "rate_hz": 1.0, "episodes": episodes}
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BLOCKS = "▁▂▃▄▅▆▇█"
 PLAIN_EVERY_S = 4.0
 """Seconds between plain lines while steps arrive."""
-SILENT_AT_MOST_S = 4.8
+SILENT_AT_MOST_S = 4.5
 """Seconds without a line after which a plain stream says that work goes on."""
 COLOURS = ("dodger_blue1", "sea_green3", "gold3", "medium_orchid", "light_coral")
 
@@ -124,8 +124,9 @@ class TrainPanel:
         """The present state in one line."""
         with self._lock:
             parts = [f"step {self.step:>{len(str(self.total_steps))}}/{self.total_steps}"]
-            parts += [f"{name or 'loss'} {_mean(v):.4f}" for name, v in self.losses.items()]
-            parts += [f"held out {name} {value:.4f}" for name, value in self.held_out.items()]
+            for name, values in self.losses.items():
+                held = f" (held out {self.held_out[name]:.4f})" if name in self.held_out else ""
+                parts.append(f"{name or 'loss'} {_mean(values):.4f}{held}")
             parts += [f"{self.pace:,.0f} samples/s"] if self.pace is not None else []
             parts.append(f"{duration(time.monotonic() - self._started)} so far")
             if self.step < self.total_steps and (left := self.seconds_left()) is not None:

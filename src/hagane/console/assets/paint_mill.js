@@ -6,8 +6,9 @@ hagane.painters.mill = (c, w, h, episode, at) => {
   const theme = hagane.theme();
   const frames = episode.frames, last = Math.min(Math.floor(at), frames.length - 1);
   const view = hagane.millView(episode);
-  const long = Math.min(frames.length, 400);
-  const from = Math.max(0, Math.min(last - Math.round(long * 0.9), frames.length - long));
+  // a moving window of four minutes: long enough to see a late gauge answer, short enough to see it well
+  const long = Math.min(frames.length, 240);
+  const from = Math.max(0, Math.min(last - Math.round(long * 0.92), frames.length - long));
   const left = 46, right = w - 14;
   const x = (k) => left + (right - left) * (k - from) / Math.max(1, long - 1);
   const panels = view.panels;
@@ -36,6 +37,7 @@ hagane.painters.mill = (c, w, h, episode, at) => {
     c.strokeStyle = theme.line;
     c.lineWidth = 1;
     for (const tick of hagane.ticks(low, high, tall < 70 ? 1.5 : 4)) {
+      if (y(tick) < top + 5 || y(tick) > top + tall - 3) continue;
       c.beginPath();
       c.moveTo(left, y(tick));
       c.lineTo(right, y(tick));
@@ -121,7 +123,7 @@ hagane.millView = (episode) => {
     minimum && { name: "minimum", values: minimum, colour: (t) => t.ink, step: true, wide: 1.4 },
   ].filter(Boolean);
   const panels = [];
-  if (above.length) panels.push({ weight: 3.2, unit: "g/m²", series: above, band: low && high ? [low, high] : null, range: range([...above.map((s) => s.values), high || []]) });
+  if (above.length) panels.push({ weight: 3.8, unit: "g/m²", series: above, band: low && high ? [low, high] : null, range: range([...above.map((s) => s.values), high || []]) });
   for (const [name, unit, colour, step] of [["pressure", "kPa", (t) => t.mill, true], ["distance", "mm", (t) => t.classical, true], ["speed", "m/s", (t) => t.green, false]]) {
     const values = of(name);
     if (values) panels.push({ weight: 1, unit, series: [{ name, values, colour, step }], range: range([values]) });
