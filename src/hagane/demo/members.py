@@ -1,8 +1,8 @@
 """Three members' machines write their logs: each in the format that such machines really write.
 
-    member-robots   arm    LeRobot v3 set
-    member-cars     road   candump text log + DBC
-    member-steel    mill   historian CSV, one column a tag
+member-robots   arm    LeRobot v3 set
+member-cars     road   candump text log + DBC
+member-steel    mill   historian CSV, one column a tag
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,14 @@ class Pilot(Protocol):
     def act(self, world: World) -> NDArray[np.float32]:
         """[N, A] commands for the present step. Only pilots named "expert" look behind `observe`."""
         ...
+
+
+@runtime_checkable
+class HearsApplied(Protocol):
+    """A pilot that wants to know what the actuators did, as a model with past actions in its history does."""
+
+    def applied(self, applied_NA: NDArray[np.float32]) -> None:
+        """[N, A] actions as applied in the step just taken."""
 
 
 class World(Protocol):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hagane.terms import APPLIED, Channel, ConfigError, Embodiment, Episode, Reading, Stream, digest_value
-from hagane.worlds.base import Drawing, Pilot, World
+from hagane.worlds.base import Drawing, HearsApplied, Pilot, World
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ def collect(
             readings = world.observe()
             command_NA = _command(world, pilot, len(part))
             applied_NA = world.step(command_NA + noise_NTA[:, t])
+            _tell(pilot, applied_NA)
             tape.write(t, readings, command_NA, applied_NA, alive_N)
         scores_N = world.scores()
         for i, seed in enumerate(part):
@@ -169,7 +170,7 @@ def fly(
                 if alive_N[i - at] and t % every == 0:
                     frames[i].append(world.draw(i - at))
             steps_N += alive_N
-            world.step(_command(world, pilot, len(part)))
+            _tell(pilot, world.step(_command(world, pilot, len(part))))
         for i in here:
             frames[i].append(world.draw(i - at))
         scores.append(np.array(world.scores(), np.float64))
@@ -251,6 +252,11 @@ def _command(world: World, pilot: Pilot, size: int) -> NDArray[np.float32]:
     if command_NA.shape != wanted:
         raise ConfigError(f"commands of shape {command_NA.shape}, not {wanted}", where=type(pilot).__name__)
     return command_NA
+
+
+def _tell(pilot: Pilot, applied_NA: NDArray[np.float32]) -> None:
+    if isinstance(pilot, HearsApplied):
+        pilot.applied(applied_NA)
 
 
 def _outcome(measure: str, score: float) -> str:

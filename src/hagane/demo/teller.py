@@ -1,0 +1,94 @@
+"""The demo's voice: each step is a real `hagane` command, printed, run and timed; what it said is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from hagane.console.story import Step
+from hagane.terms import HaganeError
+
+SHOWN = 14
+"""Lines of a step's output that the page keeps."""
+
+
+@dataclass
+class Teller:
+    """Runs the steps of a story and remembers them for its report."""
+
+    out: TextIO = field(default_factory=lambda: sys.stdout)
+    """Where the person looks."""
+    steps: list[Step] = field(default_factory=list)
+    """What was done so far."""
+    started: float = field(default_factory=time.monotonic)
+    """Clock at the beginning."""
+
+    def say(self, text: str) -> None:
+        """A paragraph between steps."""
+        print(f"\n{text}", file=self.out, flush=True)
+
+    def verb(self, name: str, args: Sequence[str], *, refused: bool = False) -> str:
+        """Run `hagane ARGS` in this process; returns what it printed.
+
+        Args:
+            name: what the step does, in words.
+            args: the command, without `hagane`.
+            refused: the step must be refused, and the refusal is shown.
+
+        Raises:
+            HaganeError: the command failed (or was not refused where it had to be).
+        """
+        with self.step(name, "hagane " + " ".join(args)) as heard:
+            code = run_verb(args)
+            if code != 0 and not refused:
+                raise HaganeError(f"the step {name!r} failed with exit code {code}", where="hagane demo")
+            if code == 0 and refused:
+                raise HaganeError(f"the step {name!r} had to be refused and was not", where="hagane demo")
+        return heard.getvalue()
+
+    @contextlib.contextmanager
+    def step(self, name: str, command: str) -> Iterator[io.StringIO]:
+        """Print a step's name and command, time it, and keep what is printed inside."""
+        number = len(self.steps) + 1
+        print(f"\n[{number}] {name}\n    $ {command}", file=self.out, flush=True)
+        begun, tee = time.monotonic(), Tee(self.out)
+        with contextlib.redirect_stdout(tee), contextlib.redirect_stderr(tee):
+            yield tee.heard
+        seconds = time.monotonic() - begun
+        lines = [line for line in tee.heard.getvalue().splitlines() if line.strip()]
+        if len(lines) > SHOWN:
+            lines = [*lines[: SHOWN // 2], f"... {len(lines) - SHOWN} more lines", *lines[-SHOWN // 2 :]]
+        self.steps.append(Step(name, command, seconds, tuple(lines)))
+        print(f"    ({seconds:.1f} s)", file=self.out, flush=True)
+
+
+class Tee(io.TextIOBase):
+    """Writes to the terminal, indented, and remembers."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out, self.heard, self.fresh = out, io.StringIO(), True
+
+    def write(self, text: str) -> int:
+        """Pass on and remember."""
+        self.heard.write(text)
+        for piece in text.splitlines(keepends=True):
+            self.out.write(("    " if self.fresh else "") + piece)
+            self.fresh = piece.endswith("\n")
+        self.out.flush()
+        return len(text)
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+
+def run_verb(args: Sequence[str]) -> int:
+    """A verb as the command line runs it: errors are printed, the exit code comes back."""
+    from hagane.cli import main
+
+    return main(list(args))
