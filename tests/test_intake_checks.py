@@ -109,6 +109,17 @@ def test_stuck() -> None:
     assert "COATING_BOTTOM" in finding.detail and after.valid.all()
 
 
+def test_a_smooth_signal_is_stuck_when_it_jumps_on_and_not_when_it_was_held() -> None:
+    episode, s = planted("speed")
+    wave = 100 + 50 * np.sin(np.arange(600) / 40)
+    frozen = wave.copy()
+    frozen[230:300] = frozen[230]
+    (finding,), _ = checked(episode, "speed", replace(s, values=frozen[:, None]))
+    assert (finding.kind, finding.time_ns, finding.count) == ("stuck", 230 * S, 70)
+    held = np.interp(np.arange(600), [0, 200, 280, 599], [50, 100, 100, 180])
+    assert checked(episode, "speed", replace(s, values=held[:, None]))[0] == []
+
+
 def test_what_may_stand_still() -> None:
     episode, s = planted()
     s.values[100:200, 0] = 0.0  # at rest

@@ -88,7 +88,7 @@ def member(home: Path, embodiment: Embodiment, dataset: str) -> tuple[str, str]:
 
 
 def intake(home: Path, log: Path, contract: str, machine: str, *more: str) -> int:
-    here = ["--contract", contract, "--home", str(home), "--catalog", str(home / "catalog")]
+    here = ["--contract", contract, "--home", str(home)]
     return main(["intake", str(log), "--embodiment", machine, *here, *more])
 
 

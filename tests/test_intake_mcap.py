@@ -140,3 +140,17 @@ def test_of_another_machine_or_shape(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mcap", {"/else": [(0, {"values": [1]})]})
     with pytest.raises(LogError, match=r"none of the topics(?s:.*)/else"):
         read_logs(path, CAR)
+
+
+def test_a_recording_that_was_cut_still_says_whose_it_is(tmp_path: Path) -> None:
+    recorder = pytest.importorskip("hagane.intake.recorder")
+    path = tmp_path / "a.mcap"
+    with recorder.McapRecorder(path, CAR, "go home", "c0ffee", wait=True) as r:
+        for t in range(2000):
+            for name, width in (("ego", 5), ("drive", 2), ("drive.applied", 2)):
+                r.write(name, t * S // 10, np.random.default_rng(t).random(width))
+    (whole,) = read_logs(path, CAR)
+    assert (whole.id, whole.task, len(whole.streams["ego"])) == ("a", "go home", 2000)
+    path.write_bytes(path.read_bytes()[:-300])
+    (back,) = read_logs(path, CAR, keep_whole=True)
+    assert back.task == "go home" and len(back.streams["ego"]) > 100

@@ -23,8 +23,6 @@ class Intake:
     """The machine (TOML): channels, and what the log calls them."""
     contract: Path | None = None
     """The owner's contract, signed; its .sig lies beside it. Needed unless --dry-run."""
-    catalog: Path = Path("catalog")
-    """Folder of the catalog."""
     name: str = ""
     """Name of the data set; empty means the embodiment's name."""
     task: str = ""
@@ -40,7 +38,7 @@ class Intake:
     dry_run: bool = False
     """Read and check only: print the findings, store nothing, need no contract."""
     home: Path = Path()
-    """Folder with the site's own files: site.toml, trust/ (owners' public keys), ledger.jsonl."""
+    """Folder with the site's own files: site.toml, trust/, ledger.jsonl, catalog/."""
 
 
 def main(argv: list[str]) -> int:
@@ -65,16 +63,15 @@ def main(argv: list[str]) -> int:
 
 
 def _store(o: Intake, embodiment: Embodiment) -> int:
-    from hagane.catalog import Catalog
-    from hagane.seal import Ledger, TrustStore, load_contract, load_site
+    from hagane.cli.site import open_catalog
+    from hagane.seal import load_contract
 
     assert o.contract is not None
-    trust, site = TrustStore(o.home / "trust"), load_site(o.home / "site.toml")
-    signed = load_contract(o.contract, trust)
-    catalog = Catalog.open(o.catalog, site, trust, Ledger(o.home / "ledger.jsonl"))
+    catalog = open_catalog(o.home)
+    signed = load_contract(o.contract, catalog.trust)
     report = _Report()
     record = catalog.add(o.name or embodiment.name, embodiment, signed, report.watch(_episodes(o, embodiment)))
-    report.print_sums(f"{o.path}, as data set {record.name!r} of {record.owner} in {o.catalog}")
+    report.print_sums(f"{o.path}, as data set {record.name!r} of {record.owner} in {catalog.root}")
     print(f"  digest {record.digest[:16]}, contract {record.contract_digest[:16]}")
     return 0
 

@@ -160,10 +160,7 @@ def split_drives(frames: Frames, messages: dict[str, Message], stem: str, option
     gap_ns = round((options.gap_s or _GAP_S) * 1e9)
     borders = [0, *(np.flatnonzero(np.abs(steps) > gap_ns) + 1).tolist(), len(frames)]
     many = len(borders) > 2
-    drives = [
-        Drive(f"{stem}-{k:05d}" if many else stem, a, b)
-        for k, (a, b) in enumerate(itertools.pairwise(borders))
-    ]
+    drives = [Drive(f"{stem}-{k:05d}" if many else stem, a, b) for k, (a, b) in enumerate(itertools.pairwise(borders))]
     if cut:
         last = drives[-1]
         drives[-1] = Drive(last.id, last.first, last.last, cut=cut)

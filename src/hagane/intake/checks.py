@@ -271,7 +271,7 @@ def stuck(case: _Case) -> Result:
     """A reading that else changes at most samples, exactly equal for 30 samples and 5 s or longer.
 
     Left out: set points and commands, sets, values at rest (within 1% of 0, of the column's extremes or its bounds),
-    columns that never change, and channels whose samples are changes only (a held historian tag).
+    columns that never change, smooth signals that go on from where they rested (a held speed), and channels whose samples are changes only (a held historian tag).
     """
     channel = case.channel
     if channel.kind == "set" or channel.role not in _STILL_ROLES or len(case.values) < 2 * _STUCK_SAMPLES:
@@ -289,10 +289,15 @@ def stuck(case: _Case) -> Result:
         lively = (len(starts) - len(long)) >= 0.7 * max(outside, 1) and outside >= _STUCK_SAMPLES
         ends = np.array([values.min(), values.max(), *channel.low, *channel.high, 0.0])
         near = 0.01 * (values.max() - values.min())
+        moves = np.diff(values)[np.diff(values) != 0]
+        # a sensor is noisy, or has moved on when it comes back; a held speed is smooth and goes on from where it was
+        noisy = len(moves) > 1 and (np.diff(np.sign(moves)) != 0).mean() >= 0.2
         for run in long.tolist() if lively else []:
             a, b = starts[run], starts[run] + lengths[run] - 1
             seconds = (times_ns[b] - times_ns[a]) / 1e9
-            if seconds >= _STUCK_S and np.abs(ends - values[a]).min() > near:
+            back = abs(values[b + 1] - values[b]) if b + 1 < len(values) else 0.0
+            odd = noisy or back >= 5 * float(np.median(np.abs(moves)))
+            if odd and seconds >= _STUCK_S and np.abs(ends - values[a]).min() > near:
                 text = f"{case.column(k)}{lengths[run]} samples exactly {values[a]:g} for {seconds:.1f} s"
                 found.append(case.finding("stuck", int(live[a]), int(lengths[run]), text))
     return _few(found), None

@@ -184,7 +184,9 @@ def _utf8(raw: bytes, encoding: str, where: str) -> bytes:
     except LookupError:
         raise LogError(f"unknown encoding {encoding!r}", where=where, next_step="as cp1252 or shift_jis") from None
     if "\0" in text:
-        raise LogError("holds zero bytes: not text", where=where, next_step="pass --csv encoding=utf-16, or export again")
+        raise LogError(
+            "holds zero bytes: not text", where=where, next_step="pass --csv encoding=utf-16, or export again"
+        )
     return raw if encoding.lower().replace("-", "") == "utf8" else text.encode("utf-8")
 
 

@@ -48,7 +48,9 @@ def time_columns(table: CsvTable, wanted: str) -> tuple[str, ...]:
         if re.match(_STAMP, _first(table, name)):
             return (name,)
     raise LogError(
-        f"no time column among {', '.join(table.names[:8])}", where=f"{table.where}:1", next_step="pass --csv time=HEADER"
+        f"no time column among {', '.join(table.names[:8])}",
+        where=f"{table.where}:1",
+        next_step="pass --csv time=HEADER",
     )
 
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,7 @@ def read(path: Path, embodiment: Embodiment, options: Options) -> Iterator[Episo
 def _load(path: Path, keep: bool) -> tuple[dict[str, _Topic], dict[str, str], str]:
     """Messages by topic, the "hagane" metadata, and words for a missing end."""
     try:
-        from mcap.reader import NonSeekingReader, make_reader
+        import mcap.reader  # noqa: F401
     except ImportError:
         raise LogError("reading MCAP needs mcap", where=str(path), next_step='pip install "hagane[intake]"') from None
     topics: dict[str, _Topic] = {}
@@ -105,33 +105,61 @@ def _load(path: Path, keep: bool) -> tuple[dict[str, _Topic], dict[str, str], st
             next_step="copy it again, or pass --keep-whole to take the messages before the cut",
         )
     count = 0
-    with path.open("rb") as f:
-        try:
-            reader = NonSeekingReader(f, validate_crcs=True) if cut else make_reader(f, validate_crcs=True)
-            for schema, channel, message in reader.iter_messages(log_time_order=not cut):
-                topic = topics.setdefault(
-                    channel.topic, _Topic(channel.message_encoding, schema.name if schema is not None else "")
-                )
-                topic.times_ns.append(int(message.log_time))
-                topic.payloads.append(message.data)
+    try:
+        with path.open("rb") as f:
+            for schema, channel, record in _whole_records(f) if not cut else _records_before_cut(f):
+                if channel is None:
+                    about.update(record.metadata if record.name == "hagane" else {})
+                    continue
+                topic = topics.setdefault(channel.topic, _Topic(channel.message_encoding, schema))
+                topic.times_ns.append(int(record.log_time))
+                topic.payloads.append(record.data)
                 count += 1
-            if not cut:
-                for record in reader.iter_metadata():
-                    if record.name == "hagane":
-                        about.update(record.metadata)
-        except LogError:
-            raise
-        except Exception as e:
-            # mcap raises its own errors, struct.error, lz4 and zstd errors and more for damaged bytes
-            if not cut:
-                raise LogError(
-                    f"damaged MCAP after {count} messages: {str(e) or type(e).__name__}",
-                    where=str(path),
-                    next_step="copy it again from the machine",
-                ) from None
+    except Exception as e:
+        # mcap raises its own errors, struct.error, lz4 and zstd errors and more for damaged bytes
+        if not cut:
+            raise LogError(
+                f"damaged MCAP after {count} messages: {str(e) or type(e).__name__}",
+                where=str(path),
+                next_step="copy it again from the machine",
+            ) from None
     if cut and not count:
         raise LogError(f"{cut}, and no whole message before the cut", where=str(path), next_step="copy it again")
     return topics, about, cut
+
+
+_Record = tuple[str, Any, Any]
+"""Schema name, channel and message; or "", None and a metadata record."""
+
+
+def _whole_records(f: BinaryIO) -> Iterator[_Record]:
+    """All messages in the order of their times, then the metadata; every checksum is checked."""
+    from mcap.reader import make_reader
+
+    reader = make_reader(f, validate_crcs=True)
+    for schema, channel, message in reader.iter_messages():
+        yield (schema.name if schema is not None else "", channel, message)
+    for record in reader.iter_metadata():
+        yield "", None, record
+
+
+def _records_before_cut(f: BinaryIO) -> Iterator[_Record]:
+    """What can be read from the front of a file that has lost its end, in the order of the file."""
+    from mcap.records import Channel, Message, Metadata, Schema
+    from mcap.stream_reader import StreamReader
+
+    names: dict[int, str] = {}
+    channels: dict[int, Any] = {}
+    for record in StreamReader(f, validate_crcs=True).records:
+        if isinstance(record, Schema):
+            names[record.id] = record.name
+        elif isinstance(record, Channel):
+            channels[record.id] = record
+        elif isinstance(record, Message):
+            channel = channels[record.channel_id]
+            yield names.get(channel.schema_id, ""), channel, record
+        elif isinstance(record, Metadata):
+            yield "", None, record
 
 
 def _tail(path: Path) -> bytes:
