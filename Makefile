@@ -45,12 +45,14 @@ test: $(DEV_READY)
 test-all: $(DEV_READY)
 	@$(ONE_THREAD) $(PY) -m pytest -n $(JOBS) -rs -m "slow or not slow"
 
+# all four are run, so that one call tells all
 check: $(DEV_READY)
-	@$(PY) -m ruff check --output-format concise -q .
-	@$(PY) -m ruff format --check -q .
-	@$(PY) -m mypy --no-error-summary
-	@$(ONE_THREAD) $(PY) -m pytest tests/test_floors.py
-	@echo "check: ruff, mypy and the floors hold"
+	@bad=0; \
+	$(PY) -m ruff check --output-format concise -q . || bad=1; \
+	$(PY) -m ruff format --check --output-format concise -q . || bad=1; \
+	$(PY) -m mypy --no-error-summary || bad=1; \
+	$(ONE_THREAD) $(PY) -m pytest tests/test_floors.py || bad=1; \
+	[ $$bad -eq 0 ] && echo "check: ruff, mypy and the floors hold"
 
 floors: $(DEV_READY)
 	@$(PY) -m pytest tests/test_floors.py
