@@ -1,1 +1,1 @@
-"""demo"""
+"""The whole loop as one readable script."""

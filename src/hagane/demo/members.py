@@ -72,11 +72,13 @@ def write_logs(world_name: str, folder: Path, episodes: int = 0) -> Path:
 
 
 def demonstrations(world: World, episodes: int) -> Iterator[Episode]:
-    """Expert runs in equal shares of the world's cases; every run has a seed of its own."""
+    """Expert runs in equal shares of the world's cases; every run has a seed of its own. Failures are left out."""
     each = -(-episodes // len(world.cases))
     for number, case in enumerate(world.cases):
         seeds = range(number * each, (number + 1) * each)
-        yield from collect(world, case, seeds, world.pilots["expert"](), first_id=number * each)
+        for run in collect(world, case, seeds, world.pilots["expert"](), first_id=number * each):
+            if run.outcome != "failure":
+                yield run
 
 
 def write_format(embodiment: Embodiment, runs: Iterator[Episode], folder: Path) -> Path:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from hagane.console.story import Step
 from hagane.terms import HaganeError
 
+T = TypeVar("T")
+BEAT_S = 4.0
+"""Longest silence while a step works."""
 SHOWN = 14
 """Lines of a step's output that the page keeps."""
 
@@ -21,6 +25,8 @@ SHOWN = 14
 class Teller:
     """Runs the steps of a story and remembers them for its report."""
 
+    run_verb: Callable[[Sequence[str]], int]
+    """Runs `hagane ARGS`, prints what it prints, returns its exit code; the command line hands itself in."""
     out: TextIO = field(default_factory=lambda: sys.stdout)
     """Where the person looks."""
     steps: list[Step] = field(default_factory=list)
@@ -44,12 +50,35 @@ class Teller:
             HaganeError: the command failed (or was not refused where it had to be).
         """
         with self.step(name, "hagane " + " ".join(args)) as heard:
-            code = run_verb(args)
+            code = self.run_verb(args)
             if code != 0 and not refused:
                 raise HaganeError(f"the step {name!r} failed with exit code {code}", where="hagane demo")
             if code == 0 and refused:
                 raise HaganeError(f"the step {name!r} had to be refused and was not", where="hagane demo")
         return heard.getvalue()
+
+    def must(self, *args: str) -> None:
+        """Run a verb inside a step.
+
+        Raises:
+            HaganeError: it failed.
+        """
+        if self.run_verb(args) != 0:
+            raise HaganeError(f"`hagane {' '.join(args)}` failed", where="hagane demo")
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Keep standard output to itself; errors still show."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+
+    def patiently(self, done: Iterator[T], total: int) -> Iterator[T]:
+        """The same things as they get done, with a sign of life in between."""
+        begun, count = time.monotonic(), 0
+        with beat(lambda: print(f"{count} of {total} done, {time.monotonic() - begun:.0f} s", flush=True)):
+            for one in done:
+                count += 1
+                yield one
 
     @contextlib.contextmanager
     def step(self, name: str, command: str) -> Iterator[io.StringIO]:
@@ -65,6 +94,24 @@ class Teller:
             lines = [*lines[: SHOWN // 2], f"... {len(lines) - SHOWN} more lines", *lines[-SHOWN // 2 :]]
         self.steps.append(Step(name, command, seconds, tuple(lines)))
         print(f"    ({seconds:.1f} s)", file=self.out, flush=True)
+
+
+@contextlib.contextmanager
+def beat(sign: Callable[[], None]) -> Iterator[None]:
+    """Give a sign of life every `BEAT_S` seconds while the body runs."""
+    end = threading.Event()
+
+    def keep_on() -> None:
+        while not end.wait(BEAT_S):
+            sign()
+
+    thread = threading.Thread(target=keep_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
 
 
 class Tee(io.TextIOBase):
@@ -85,10 +132,3 @@ class Tee(io.TextIOBase):
     def writable(self) -> bool:
         """Always."""
         return True
-
-
-def run_verb(args: Sequence[str]) -> int:
-    """A verb as the command line runs it: errors are printed, the exit code comes back."""
-    from hagane.cli import main
-
-    return main(list(args))

@@ -1,0 +1,45 @@
+"""The demo's consortium: a site, three members with keys and contracts, and one contract that must be refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hagane.demo.members import MEMBERS, Member
+from hagane.demo.teller import Teller
+
+SITE = 'name = "consortium-lab"\ncountry = "JP"\noperator = "consortium"\n'
+ABROAD = "road-abroad"
+"""A data set whose contract keeps it in another country."""
+
+
+def found_site(home: Path) -> None:
+    """Write the site's own record."""
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "site.toml").write_text(SITE, "utf-8")
+
+
+def sign_contracts(teller: Teller, home: Path) -> None:
+    """Every member makes a key, writes its terms and signs them; the site is told their public keys."""
+    trust = home / "trust"
+    trust.mkdir(exist_ok=True)
+    for m in MEMBERS:
+        with teller.quiet():
+            teller.must("contract", "keygen", "--owner", m.name, "--out", str(home / "keys"))
+            teller.must("contract", "new", str(contract(home, m)), "--owner", m.name, "--dataset", m.dataset)
+        (trust / f"{m.name}.pub").write_bytes((home / "keys" / f"{m.name}.pub").read_bytes())
+        teller.must("contract", "sign", str(contract(home, m)), "--key", str(home / "keys" / f"{m.name}.pem"))
+
+
+def sign_abroad(teller: Teller, home: Path) -> Path:
+    """member-cars signs a second contract, for data that must stay in another country."""
+    path = home / "contracts" / "abroad.toml"
+    terms = ("--owner", "member-cars", "--dataset", ABROAD, "--country", "DE", "--site", "consortium-lab")
+    with teller.quiet():
+        teller.must("contract", "new", str(path), *terms)
+        teller.must("contract", "sign", str(path), "--key", str(home / "keys" / "member-cars.pem"))
+    return path
+
+
+def contract(home: Path, member: Member) -> Path:
+    """Where a member's contract lies."""
+    return home / "contracts" / f"{member.name}.toml"
