@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -182,6 +183,8 @@ class DriveArgs:
     """The guard's limits; without it, those that come with hagane for this embodiment."""
     api_key_file: Path | None = None
     """File with the server's key."""
+    json: Path | None = None
+    """File for the results, one object a drive."""
     timeout_s: float = 5.0
     """Longest wait for an answer, seconds."""
 
@@ -220,6 +223,9 @@ def main(argv: list[str]) -> int:
                 problems.append(f"seed {seed}: the drive ended in {result.state.value}: {result.failed}{kept}")
                 break
     print(_summary(results))
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps([_table(r) for r in results], indent=1), "utf-8")
     if problems:
         raise HaganeError("\n".join(problems))
     return 0
@@ -254,6 +260,23 @@ def _closed(recorder: McapRecorder | None) -> list[str]:
 
 def _head() -> str:
     return f"{'case':<26}{'seed':>9}{'score':>9}{'steps':>7}{'p50 ms':>8}{'p99 ms':>8}{'misses':>8}  interventions"
+
+
+def _table(r: DriveResult) -> dict[str, object]:
+    """A result as plain values."""
+    p50, p99 = np.percentile(r.latency_ms, [50, 99]).tolist() if len(r.latency_ms) else (None, None)
+    return {
+        "case": r.case,
+        "seed": r.seed,
+        "score": r.score,
+        "steps": r.steps,
+        "state": r.state.value,
+        "interventions": dict(r.interventions),
+        "latency_ms_p50": p50,
+        "latency_ms_p99": p99,
+        "misses": r.misses,
+        "failed": r.failed,
+    }
 
 
 def _line(r: DriveResult) -> str:

@@ -149,7 +149,7 @@ def bring_in(t: Teller, plan: Plan, logs: dict[str, Path], worlds: dict[str, Pat
 
 def stores(plan: Plan) -> list[str]:
     """Flags of intake that name the site."""
-    return ["--catalog", str(plan.out / "catalog"), "--home", str(plan.out)]
+    return ["--home", str(plan.out)]
 
 
 def serve_and_drive(t: Teller, plan: Plan, worlds: dict[str, Path]) -> tuple[Drive, ...]:
