@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -319,10 +318,7 @@ class Catalog:
         """One writer at a time; a killed writer lets go by dying."""
         with (self.root / ".lock").open("a") as f:
             fcntl.flock(f, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                os.fsync(f.fileno())
+            yield
 
 
 def _fill(journal: Journal, embodiment: Embodiment, episodes: Iterable[Episode], progress: Progress) -> None:

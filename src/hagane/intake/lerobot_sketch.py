@@ -53,7 +53,8 @@ class Sketch:
                 continue
             keep = self.weight[c] > 0
             w = self.weight[c, keep]
-            middle = (np.cumsum(w) - w / 2) / w.sum()
+            # sample k of n stands at k / (n - 1), as NumPy's quantile has it: exact while bins hold one sample
+            middle = (np.cumsum(w) - w / 2 - 0.5) / max(w.sum() - 1, 1)
             at = np.concatenate([[0.0], middle, [1.0]])
             out[c] = np.interp(q, at, np.concatenate([[self.low[c]], self.centre[c, keep], [self.high[c]]]))
         return out
