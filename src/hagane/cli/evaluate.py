@@ -119,21 +119,9 @@ def check(policy: ModelPolicy, world: World) -> None:
     Raises:
         HaganeError: one does not hold.
     """
-    import numpy as np
+    from hagane.evaluate import check_conventions, evaluation_seeds
 
-    from hagane.evaluate import check_conventions
-    from hagane.terms import HistoryBuffer
-
-    case, seeds = world.cases[0], [1_000_000, 1_000_001, 1_000_002, 1_000_003]
-    expert = world.pilots["expert"]()
-    world.reset(case, seeds)
-    expert.reset(world)
-    history = HistoryBuffer(world.embodiment, len(seeds))
-    for t in range(max(2, world.step_limit // 8)):
-        history.push(world.observe(), np.full(len(seeds), t * world.embodiment.step_ns))
-        seen = history.observation(world.tasks())
-        history.push_action(world.step(expert.act(world)))
-    checks = check_conventions(policy, world, seen, case=case, seed=seeds[0])
+    checks = check_conventions(policy, world, evaluation_seeds(4))
     for c in checks:
         print(f"{'ok  ' if c.passed else 'FAIL'} {c.name}: {c.detail}", flush=True)
     if wrong := [c.name for c in checks if not c.passed]:

@@ -1,6 +1,6 @@
 """Judge: closed loop, on seeds that no data and no tuning used, beside rows that are hard to beat."""
 
-from hagane.evaluate.card import Entry, best_classical, by_who, load_card, run_card, save_card
+from hagane.evaluate.card import Entry, best_classical, by_who, evaluation_seeds, load_card, run_card, save_card
 from hagane.evaluate.closed_loop import PolicyPilot
 from hagane.evaluate.conventions import Check, Conventions, check_conventions
 from hagane.evaluate.intervals import bootstrap, paired, wilson
@@ -15,6 +15,7 @@ __all__ = [
     "bootstrap",
     "by_who",
     "check_conventions",
+    "evaluation_seeds",
     "load_card",
     "paired",
     "record_replay",

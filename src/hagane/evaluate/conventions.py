@@ -4,14 +4,14 @@ nothing says why. An expert episode replayed through the policy's own encode and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.terms import Embodiment, Observation
+from hagane.terms import Embodiment, HistoryBuffer, Observation, Window
 from hagane.worlds import Pilot, World, fly
 
 ROUNDTRIP = 1e-3
@@ -85,18 +85,16 @@ class Watching:
         return self.policy.roundtrip_actions(world.embodiment.name, command_NA[:, None])[:, 0]
 
 
-def check_conventions(
-    policy: Conventions, world: World, observation: Observation, *, case: str, seed: int
-) -> tuple[Check, ...]:
-    """Compare a policy's conventions with an expert's episode.
+def check_conventions(policy: Conventions, world: World, seeds: Sequence[int]) -> tuple[Check, ...]:
+    """Compare a policy's conventions with an expert's episodes.
 
     Args:
         policy: shows its encode and decode.
         world: flies the expert, once as it is and once through the policy's encode and decode.
-        observation: recorded observations of expert episodes, for the scale of what the network sees.
-        case: case of the world.
-        seed: seed of the expert's episode.
+        seeds: of the expert's episodes; a few.
     """
+    case, seed = world.cases[0], seeds[0]
+    observation = expert_observations(world, seeds)
     expert = Watching(world.pilots["expert"](), None)
     direct = float(fly(world, case, [seed], expert).scores_N[0])
     actions_TA = np.concatenate(expert.commands)
@@ -109,6 +107,37 @@ def check_conventions(
         Check("expert through encode and decode", abs(through - direct) <= near, f"{direct:.3f}, then {through:.3f}"),
         Check("recorded commands replayed", abs(again - direct) <= near, f"{direct:.3f}, then {again:.3f}"),
     )
+
+
+def expert_observations(world: World, seeds: Sequence[int], every: int = 10) -> Observation:
+    """What the machine shows while the expert flies each case from each seed: every tenth control step."""
+    seen: list[Observation] = []
+    e = world.embodiment
+    for case in world.cases:
+        expert = world.pilots["expert"]()
+        world.reset(case, list(seeds))
+        expert.reset(world)
+        history = HistoryBuffer(e, len(seeds))
+        for t in range(world.step_limit):
+            if not world.alive().all():
+                break
+            history.push(world.observe(), np.full(len(seeds), t * e.step_ns, np.int64))
+            if t % every == every - 1:
+                seen.append(history.observation(world.tasks()))
+            history.push_action(world.step(expert.act(world)))
+    return joined(seen)
+
+
+def joined(parts: Sequence[Observation]) -> Observation:
+    """Observations of one machine, end to end."""
+    channels = {}
+    for name in parts[0].channels:
+        windows = [p.channels[name] for p in parts]
+        values = np.concatenate([w.values for w in windows])
+        valid = np.concatenate([w.valid for w in windows])
+        channels[name] = Window(values, valid, np.concatenate([w.age_s for w in windows]))
+    times_ns = np.concatenate([p.time_ns for p in parts])
+    return Observation(parts[0].embodiment, times_ns, channels, tuple(t for p in parts for t in p.tasks))
 
 
 def check_roundtrip(policy: Conventions, embodiment: Embodiment, actions_TA: NDArray[np.float32]) -> Check:
