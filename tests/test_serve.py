@@ -150,6 +150,8 @@ def test_an_observation_arrives_whole_and_its_chunk_comes_back(server: ServerThr
     assert got.tasks == ("keep the lane",) and got.time_ns[0] == sent.time_ns[0]
     assert got.channels.keys() == sent.channels.keys()
     for name, window in sent.channels.items():
+        # tensors are made from these without a copy
+        assert got.channels[name].values.flags.writeable and got.channels[name].values.flags.aligned
         np.testing.assert_array_equal(got.channels[name].values, window.values)
         np.testing.assert_array_equal(got.channels[name].valid, window.valid)
         np.testing.assert_allclose(got.channels[name].age_s, window.age_s, rtol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import tracemalloc
 from typing import Any
@@ -125,7 +126,7 @@ def test_a_frame_over_the_limit_is_refused_unread() -> None:
         unpack(bytes(101), Limits(frame_bytes=100))
 
 
-@pytest.mark.parametrize("bad", [{"a": object()}, np.array(["x"]), np.array([None]), np.zeros(2, complex), {1, 2}])
+@pytest.mark.parametrize("bad", [{"a": object()}, np.array(["x"]), np.array([None]), np.zeros(2, complex), 1j])
 def test_what_has_no_place_on_the_wire_is_not_packed(bad: Any) -> None:
     with pytest.raises(WireError):
         pack(bad)
@@ -142,19 +143,21 @@ values = st.recursive(leaves, lambda x: st.lists(x, max_size=4) | st.dictionarie
 @given(values)
 @settings(max_examples=200, deadline=None)
 def test_what_is_packed_comes_back(value: Any) -> None:
-    try:
-        assert same(unpack(pack(value), Limits(depth=30)), value)
-    except AssertionError:
-        # 0-d arrays and byte order survive; only the text forms of keys could differ
-        raise
+    assert same(unpack(pack(value), Limits(depth=30)), value)
+
+
+@given(arrays)
+@settings(max_examples=100, deadline=None)
+def test_the_quick_way_and_the_general_way_read_the_same(array: Any) -> None:
+    # openpi's order and bytes keys take the quick way; any other order the general one
+    general = {b"shape": array.shape, b"dtype": array.dtype.str, b"data": array.tobytes(), b"__ndarray__": True}
+    assert same(unpack(pack(array)), unpack(pack(general)))
 
 
 def only_wire_error(data: bytes) -> None:
-    """Read hostile bytes; more memory than a small multiple of them, or another exception, is a failure."""
-    try:
+    """Read hostile bytes: any other exception fails the test."""
+    with contextlib.suppress(WireError):
         unpack(data)
-    except WireError:
-        pass
 
 
 @given(st.binary(max_size=400))

@@ -109,6 +109,10 @@ def _value(cursor: Cursor, limits: Limits, depth: int) -> Any:
 
 
 def _key(cursor: Cursor, limits: Limits) -> str:
+    size = cursor.data[cursor.at] - 0xA0 if cursor.at < len(cursor.data) else -1
+    if 0 <= size < 32 and cursor.items_left > 0:  # nearly all keys: a short text
+        cursor.at, cursor.items_left = cursor.at + 1, cursor.items_left - 1
+        return cursor.text(size)
     kind, key = cursor.token()
     if kind == "value" and isinstance(key, bytes) and len(key) <= limits.key_bytes:
         try:
@@ -134,7 +138,7 @@ def _common_array(cursor: Cursor) -> np.ndarray[Any, Any] | None:
     dtype = _DTYPES.get(data[end + 8 : end + 11].decode("latin-1"))
     count = data[end + 18] - 0x90 if len(data) > end + 18 else -1
     shape, after = data[end + 19 : end + 19 + count], end + 19 + count
-    if dtype is None or not 0 <= count <= _MAX_DIMS or len(shape) != count or any(n > 0x7F for n in shape):
+    if dtype is None or not 0 <= count <= _MAX_DIMS or len(shape) != count or max(shape, default=0) > 0x7F:
         return None
     if math.prod(shape) * dtype.itemsize != end - start:
         return None

@@ -147,39 +147,64 @@ def _embodiment(request: dict[str, Any], embodiments: Mapping[str, Embodiment]) 
 
 def _check_keys(request: dict[str, Any], channels: list[Channel], name: str) -> None:
     known = {f"{PREFIX}{c.name}{suffix}" for c in channels for suffix in _SUFFIXES} | set(_OTHERS)
-    for key in request:
-        if key not in known:
-            near = difflib.get_close_matches(key, sorted(known), 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"channels: {', '.join(c.name for c in channels)}"
-            raise WireError(f"unknown key {key[:80]!r}", where=f"embodiment {name!r}", next_step=hint)
+    for key in request.keys() - known:
+        near = difflib.get_close_matches(key, sorted(known), 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"channels: {', '.join(c.name for c in channels)}"
+        raise WireError(f"unknown key {key[:80]!r}", where=f"embodiment {name!r}", next_step=hint)
 
 
 def _window(request: dict[str, Any], channel: Channel, is_action: bool, embodiment: Embodiment) -> Window:
     """One channel's window with N = 1: current values become a history of one sample, the rest invalid."""
-    key = PREFIX + channel.name
-    steps, dtype = channel.history.steps, np.uint8 if channel.kind == "image" else np.float32
+    key, steps = PREFIX + channel.name, channel.history.steps
     flags = (channel.places,) if channel.kind == "set" else ()
-    full = np.zeros((steps, *channel.shape), dtype)
-    valid = np.zeros((steps, *flags), np.bool_)
-    age_s = (lags(channel.history, is_action=is_action) / embodiment.rate_hz).astype(np.float32)
-    if key in request:
-        given = _typed(key, request[key], channel)
-        if given.shape == channel.shape:
-            given = given[None]
-        if given.shape not in ((1, *channel.shape), full.shape):
-            raise WireError(f"{key} has shape {request[key].shape}, not {full.shape} or {channel.shape}")
-        n = len(given)
-        valid[:n] = _side(request, f"{key}/valid", (n, *flags), np.bool_, True)
-        age_s[:n] = _side(request, f"{key}/age_s", (n,), np.float32, age_s[:n])
-        mask = valid[:n].reshape(valid[:n].shape + (1,) * (given.ndim - valid.ndim))
-        full[:n] = np.where(mask, given, np.zeros((), dtype))
-        if dtype == np.float32 and not np.isfinite(full).all():
-            raise WireError(f"{key} holds values that are not finite", next_step="send valid = false for those samples")
-        if not (np.isfinite(age_s).all() and (age_s >= 0).all()):
-            raise WireError(f"{key}/age_s must hold finite seconds, at least 0")
-    elif not is_action:
-        raise WireError(f"channel {channel.name!r} is missing", next_step=f"send {key!r} of shape {channel.shape}")
-    return Window(full[None], valid[None], age_s[None])
+    if key not in request:
+        if not is_action:
+            raise WireError(f"channel {channel.name!r} is missing", next_step=f"send {key!r} of shape {channel.shape}")
+        dtype = np.uint8 if channel.kind == "image" else np.float32
+        unknown = np.zeros((1, steps, *channel.shape), dtype), np.zeros((1, steps, *flags), np.bool_)
+        return Window(*unknown, _grid_ages(channel, is_action, embodiment)[None])
+    given = _typed(key, request[key], channel)
+    if given.shape == channel.shape:
+        given = given[None]
+    n = len(given)
+    if n not in (1, steps) or given.shape[1:] != channel.shape:
+        full = (steps, *channel.shape)
+        raise WireError(f"{key} has shape {request[key].shape}, not {full} or {channel.shape}")
+    valid = _side(request, f"{key}/valid", (n, *flags), np.bool_)
+    valid = np.ones((n, *flags), np.bool_) if valid is None else valid
+    if not valid.all():
+        mask = valid.reshape(valid.shape + (1,) * (given.ndim - valid.ndim))
+        given = np.where(mask, given, np.zeros((), given.dtype))
+    if channel.kind != "image" and not np.isfinite(given).all():
+        raise WireError(f"{key} holds values that are not finite", next_step="send valid = false for those samples")
+    age_s = _side(request, f"{key}/age_s", (n,), np.float32)
+    # written so that NaN fails too
+    if age_s is not None and not (age_s.min() >= 0 and age_s.max() < np.inf):
+        raise WireError(f"{key}/age_s must hold finite seconds, at least 0")
+    if age_s is None or n < steps:
+        ages = _grid_ages(channel, is_action, embodiment)
+        ages[:n] = ages[:n] if age_s is None else age_s
+        age_s = ages
+    if n < steps:
+        given, valid = _padded(given, steps), _padded(valid, steps)
+    return Window(_own(given)[None], _own(valid)[None], _own(age_s)[None])
+
+
+def _own(array: NDArray[Any]) -> NDArray[Any]:
+    """Aligned memory of its own: what comes from the wire is a read-only view at any byte."""
+    return array if array.flags.writeable else array.copy()
+
+
+def _grid_ages(channel: Channel, is_action: bool, embodiment: Embodiment) -> NDArray[np.float32]:
+    """[S] ages of a window as the control grid says."""
+    return (lags(channel.history, is_action=is_action) / embodiment.rate_hz).astype(np.float32)
+
+
+def _padded(rows: NDArray[Any], steps: int) -> NDArray[Any]:
+    """The rows, then zeros (False) up to `steps`."""
+    full = np.zeros((steps, *rows.shape[1:]), rows.dtype)
+    full[: len(rows)] = rows
+    return full
 
 
 def _typed(key: str, value: Any, channel: Channel) -> NDArray[Any]:
@@ -187,18 +212,25 @@ def _typed(key: str, value: Any, channel: Channel) -> NDArray[Any]:
         raise WireError(f"{key} must be an array, not {type(value).__name__}")
     if channel.kind == "image" and value.dtype != np.uint8:
         raise WireError(f"{key} must be uint8, not {value.dtype}")
-    if channel.kind == "image":
+    return value if channel.kind == "image" else _as(value, np.float32)
+
+
+def _as(value: NDArray[Any], dtype: type) -> NDArray[Any]:
+    if value.dtype == dtype:
         return value
     with np.errstate(over="ignore"):
-        return value.astype(np.float32)
-
-
-def _side(request: dict[str, Any], key: str, shape: tuple[int, ...], dtype: type, default: Any) -> NDArray[Any]:
-    if key not in request:
-        return np.broadcast_to(np.asarray(default, dtype), shape)
-    value = request[key]
-    is_bool = isinstance(value, np.ndarray) and value.dtype == np.bool_
-    if not isinstance(value, np.ndarray) or value.shape != shape or is_bool is not (dtype is np.bool_):
-        raise WireError(f"{key} must be an array of {dtype.__name__} and shape {shape}")
-    with np.errstate(over="ignore"):
         return value.astype(dtype)
+
+
+def _side(request: dict[str, Any], key: str, shape: tuple[int, ...], dtype: type) -> NDArray[Any] | None:
+    """The array beside a channel's values; None when the request has none."""
+    value = request.get(key)
+    if value is None:
+        return None
+    if (
+        not isinstance(value, np.ndarray)
+        or value.shape != shape
+        or (value.dtype == np.bool_) is not (dtype is np.bool_)
+    ):
+        raise WireError(f"{key} must be an array of {dtype.__name__} and shape {shape}")
+    return _as(value, dtype)

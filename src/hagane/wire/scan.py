@@ -54,14 +54,14 @@ class Cursor:
         if code < 0xA0:
             return self._group("list", code & 0x0F)
         if code < 0xC0:
-            return "value", self._text(code & 0x1F)
+            return "value", self.text(code & 0x1F)
         if code in _SIZED:
             kind, width = _SIZED[code]
             size: int = self._number(_LENGTH[width])
             if kind == "bytes":
                 return "value", self._take(size)
             if kind == "text":
-                return "value", self._text(size)
+                return "value", self.text(size)
             return self._group("list" if kind == "list" else "map", size)
         if code in _READ:
             return "value", self._number(_READ[code])
@@ -92,7 +92,12 @@ class Cursor:
         self.at = end
         return piece
 
-    def _text(self, size: int) -> str:
+    def text(self, size: int) -> str:
+        """The text of so many bytes that begins here.
+
+        Raises:
+            WireError: too long, not all there, or no UTF-8.
+        """
         if size > self.text_bytes:
             raise WireError(f"a text of {size} bytes, at most {self.text_bytes} are read")
         try:
