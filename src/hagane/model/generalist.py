@@ -121,7 +121,7 @@ class Generalist(nn.Module):
         clean, noise, time = torch.cat(targets), torch.cat([t.noise for t in batch]), torch.cat([t.time for t in batch])
         if self.config.head == "flow":
             mixed = noise + time[..., None] * (clean - noise)
-            error = (self.tower(mixed, time, rows, context) - (clean - noise)).square()
+            error = (self.tower(mixed, time, rows, context) - clean).square()
         else:
             error = (self.tower(torch.zeros_like(clean), torch.zeros_like(time), rows, context) - clean).abs()
         sums = []
@@ -144,7 +144,8 @@ class Generalist(nn.Module):
         for k in range(steps):
             time = x.new_full(x.shape[:2], k / steps)
             out = self.tower(x, time, rows, context)
-            x = out if self.config.head == "l1" else x + out / steps
+            # the tower predicts the clean action; the velocity towards it is (out - x) / (1 - time)
+            x = out if self.config.head == "l1" else x + (out - x) / (steps - k)
         return self.normaliser.decode_actions(sample.layout.row, x, e.action_width)
 
 

@@ -49,8 +49,8 @@ class Size:
 
     @property
     def text_tokens(self) -> int:
-        """Tokens for the instruction; each holds 16 bytes."""
-        return 4 if self.d_model < 512 else 16
+        """Tokens for the instruction; each holds 64 bytes."""
+        return 1 if self.d_model < 512 else 8
 
     @property
     def pack_tokens(self) -> int:
@@ -60,8 +60,8 @@ class Size:
 
 SIZES: dict[str, Size] = {
     #            d     L   heads kv  hd   E   k  ffn   tower   prompts
-    "1m": Size(128, 4, 4, 2, 32, 8, 2, 64, 96, 2, 4),
-    "4m": Size(192, 6, 6, 2, 32, 8, 2, 96, 128, 3, 8),
+    "1m": Size(128, 4, 4, 2, 32, 8, 2, 64, 96, 2, 2),
+    "4m": Size(192, 6, 6, 2, 32, 8, 2, 96, 128, 3, 4),
     "40m": Size(512, 8, 8, 2, 64, 16, 2, 160, 256, 4, 16),
     "400m": Size(1024, 16, 16, 4, 64, 32, 4, 208, 512, 6, 16),
     "4b": Size(2048, 28, 16, 4, 128, 64, 6, 320, 1024, 8, 32),

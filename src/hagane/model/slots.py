@@ -17,8 +17,10 @@ from hagane.model.config import ModelConfig
 from hagane.terms import Channel, ConfigError, Embodiment, lags
 from hagane.terms.channel import ROLES
 
-TEXT_BYTES = 16
+TEXT_BYTES = 64
 """Bytes of the instruction in one token."""
+BYTE_WIDTH = 16
+"""Width of a byte's embedding."""
 UNIT_BUCKETS = 32
 DESCRIPTOR = len(ROLES) + UNIT_BUCKETS + 2
 """Width of a channel's descriptor: role, hashed unit, log rate, is an action."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hagane.model.config import ModelConfig
 from hagane.model.normaliser import Normaliser
-from hagane.model.slots import DESCRIPTOR, TEXT_BYTES, SampleLayout, Slot, descriptor, nominal_age_s
+from hagane.model.slots import BYTE_WIDTH, DESCRIPTOR, TEXT_BYTES, SampleLayout, Slot, descriptor, nominal_age_s
 from hagane.model.tensors import Sample, WindowTensors
 
 
@@ -31,8 +31,8 @@ class Tokeniser(nn.Module):
         self.b_in = nn.Parameter(torch.empty(len(slots), d))
         self.w_next = nn.Parameter(torch.empty(len(slots), d, max(1, *(s.out for s in slots))))
         self.prompts = nn.Parameter(torch.empty(len(layouts), config.widths.prompts, d))
-        self.bytes = nn.Embedding(256, TEXT_BYTES)
-        self.text = nn.Linear(TEXT_BYTES * TEXT_BYTES, d, bias=False)
+        self.bytes = nn.Embedding(256, BYTE_WIDTH)
+        self.text = nn.Linear(TEXT_BYTES * BYTE_WIDTH, d, bias=False)
         self.describe = nn.Linear(DESCRIPTOR, d, bias=False)
         self.image = nn.Linear(self.patch * self.patch * 3, d, bias=False)
         self.image_next = nn.Linear(d, self.patch * self.patch * 3, bias=False)

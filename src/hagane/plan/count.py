@@ -9,7 +9,7 @@ import torch
 
 from hagane.model import CONSORTIUM, Generalist, ModelConfig
 from hagane.model.naming import pieces
-from hagane.model.slots import DESCRIPTOR, TEXT_BYTES, sample_layouts
+from hagane.model.slots import BYTE_WIDTH, DESCRIPTOR, TEXT_BYTES, sample_layouts
 from hagane.model.tower import TIME_FEATURES
 
 
@@ -43,7 +43,7 @@ def closed_form(config: ModelConfig) -> Count:
     widest, out = max(1, *(s.width for s in slots)), max(1, *(s.out for s in slots))
     adapters = len(slots) * d * (widest + 1 + out) + e * w.prompts * d + 2 * e * a * t
     pixels = config.patch * config.patch * 3
-    text_image = 256 * TEXT_BYTES + TEXT_BYTES * TEXT_BYTES * d + DESCRIPTOR * d + 2 * pixels * d
+    text_image = 256 * BYTE_WIDTH + TEXT_BYTES * BYTE_WIDTH * d + DESCRIPTOR * d + 2 * pixels * d
     parts = {
         "routed experts": w.layers * w.experts * expert,
         "shared experts": w.layers * expert,
