@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from hagane.console.figures import wilson
 from hagane.terms import Row, RunRecord, Scorecard, digest_bytes
 
 OWNERS = {"arm": "member-robots", "road": "member-cars", "mill": "member-steel"}
@@ -80,6 +81,7 @@ def metrics(steps: int) -> list[dict[str, Any]]:
             line[f"loss/{name}"] = (0.03 + 0.02 * k + 0.9 * math.exp(-step / (140 + 60 * k))) * math.exp(
                 0.12 * rng.normal()
             )
+            line[f"next/{name}"] = 0.02 + 0.5 * math.exp(-step / 200)
         line["loss"] = sum(line[f"loss/{n}"] for n in OWNERS) / 3
         if step % 100 == 0 or step == steps:
             for k, name in enumerate(OWNERS):
@@ -110,6 +112,10 @@ def cards() -> list[Scorecard]:
             p = hits / 40
             half = 1.96 * math.sqrt(max(p * (1 - p), 0.02) / 40)
             arm.append(Row(task, who, p, max(0.0, p - half), min(1.0, p + half), 40))
+    for who in dict.fromkeys(r.who for r in arm):
+        hits = sum(r.score * r.n for r in arm if r.who == who)
+        low, high = wilson(hits, 200)
+        arm.append(Row("all", who, hits / 200, low, high, 200))
     terms = {"nc": 0.97, "dac": 0.99, "ep": 0.81, "ttc": 0.94, "comfort": 1.0}
     road = [
         Row(case, who, s + shift, s + shift - 0.03, s + shift + 0.03, 64, terms)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_POINTS = 900
+NEWEST = 50
 
 
 @dataclass(frozen=True)
@@ -23,18 +24,15 @@ class Curves:
     pace: tuple[float | None, ...]
     """Samples a second."""
     last: Mapping[str, float]
-    """Newest value of every series, by its name in metrics.jsonl."""
+    """Newest value of every series by its name in metrics.jsonl; of training losses the mean of `NEWEST` lines."""
 
 
 def curves_of(metrics: Sequence[Mapping[str, Any]]) -> Curves:
     """Pick the known series out of the lines of metrics.jsonl, thinned to at most `MAX_POINTS` points."""
     names = list(dict.fromkeys(k for row in metrics for k in row))
     kept = _thin(metrics)
-    last = {
-        k: v
-        for k in names
-        if (v := next((n for r in reversed(metrics) if (n := _number(r.get(k))) is not None), None)) is not None
-    }
+    names = [n for n in names if n != "step"]
+    last = {n: v for n in names if (v := _newest(metrics, n)) is not None}
     return Curves(
         steps=tuple(float(r["step"]) for r in kept),
         losses={
@@ -54,6 +52,18 @@ def _thin(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     if len(rare) <= MAX_POINTS:
         wanted |= set(rare)
     return [rows[i] for i in sorted(wanted)]
+
+
+def _newest(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Newest number of a series. One training batch alone is noisy, so losses are averaged over the newest lines."""
+    wanted = NEWEST if name.startswith(("loss", "next")) else 1
+    found: list[float] = []
+    for row in reversed(rows):
+        if (value := _number(row.get(name))) is not None:
+            found.append(value)
+        if len(found) == wanted:
+            break
+    return sum(found) / len(found) if found else None
 
 
 def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[float | None, ...]:

@@ -78,7 +78,7 @@ def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]
 
 def is_rate(card: Scorecard) -> bool:
     """Whether the scores are success rates."""
-    return "success" in card.measure.lower()
+    return card.measure.lower().startswith("success")
 
 
 def over_cases(rows: Iterable[Row], rate: bool) -> Mark:

@@ -100,6 +100,8 @@ def context_of(run: RunFolder) -> Mapping[str, Any]:
         "replays": replays,
         "curves": curves,
         "router": router,
+        "next_known": any(name.startswith("next/") for name in curves.last),
+        "in_order": in_order,
         "permission_known": router is not None and _knows(router),
         "lineage": lineage_of(run),
         "commands": commands_of(run),
@@ -187,7 +189,9 @@ def _headline(f: Figure) -> Headline:
 
 def _table(card: Scorecard, figure: Figure) -> ScoreTable:
     percent = is_rate(card)
-    rows = [r for case in dict.fromkeys(r.case for r in card.rows) for r in card.rows if r.case == case]
+    # the row over all cases first, then the cases in the card's order
+    cases = sorted(dict.fromkeys(r.case for r in card.rows), key=lambda case: case != "all")
+    rows = [r for case in cases for r in card.rows if r.case == case]
     terms = tuple(dict.fromkeys(k for r in rows for k in r.detail))[:8]
     scale = _scale(rows, percent)
     lines = tuple(_line(r, rows, i, percent, scale, terms) for i, r in enumerate(rows))

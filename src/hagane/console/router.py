@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hagane.console.figures import in_order
 from hagane.console.folder import RunFolder
 
 
@@ -70,7 +71,7 @@ def router_use(run: RunFolder) -> RouterUse | None:
     owners = owners if len(owners) == width else ()
     depth = max(len(layers) for layers in newest.values())
     picked = [
-        {name: _cells(name, layers[i], owners, machines) for name, layers in newest.items() if i < len(layers)}
+        {name: _cells(name, newest[name][i], owners, machines) for name in in_order(newest) if i < len(newest[name])}
         for i in range(depth)
     ]
     return RouterUse(step, tuple(picked), owners, not nested)
