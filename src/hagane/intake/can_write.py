@@ -3,8 +3,8 @@
 Every column becomes a 16-bit little-endian signal, four a message; what does not fit goes to MESSAGE_B,
 MESSAGE_C, ... `low`..`high` (of the data, where a channel gives none) is coded in 50,000 steps, with 15% of room on
 either side; beyond that a signal saturates, as real ones do. Observed messages leave in the moments before their
-control time, commands (and ACTUATOR, the actions as applied) from that time on. An invalid sample or an absent place of a
-set sends no frame. TRIP frames mark each drive (see `hagane.intake.can`).
+control time, commands (and ACTUATOR, the actions as applied) from that time on. An invalid sample or an absent
+place of a set sends no frame. TRIP frames mark each drive (see `hagane.intake.can`).
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def encode_can(
         at_ns = int(parts[-1].times_ns[-1]) // 1_000_000_000 * 1_000_000_000 + _BETWEEN_NS
     names = [trip, *{s.message.name: s.message for s in slots}.values()]
     log, dbc = folder / f"{name}.log", folder / f"{name}.dbc"
-    write_atomic(dbc, dbc_text(names, {"OUTCOME": _OUTCOMES, "TASK": tasks}).encode("utf-8"))
-    write_atomic(log, *(format_candump(p) for p in parts))
+    write_atomic(dbc, [dbc_text(names, {"OUTCOME": _OUTCOMES, "TASK": tasks}).encode("utf-8")])
+    write_atomic(log, (format_candump(p) for p in parts))
     return log, dbc
 
 

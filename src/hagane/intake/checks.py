@@ -271,7 +271,8 @@ def stuck(case: _Case) -> Result:
     """A reading that else changes at most samples, exactly equal for 30 samples and 5 s or longer.
 
     Left out: set points and commands, sets, values at rest (within 1% of 0, of the column's extremes or its bounds),
-    columns that never change, smooth signals that go on from where they rested (a held speed), and channels whose samples are changes only (a held historian tag).
+    columns that never change, smooth signals that go on from where they rested (a held speed), and channels whose
+    samples are changes only (a held historian tag).
     """
     channel = case.channel
     if channel.kind == "set" or channel.role not in _STILL_ROLES or len(case.values) < 2 * _STUCK_SAMPLES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from hagane.terms import LogError
@@ -34,7 +35,7 @@ def head_of(path: Path, size: int = 4096) -> bytes:
         return b""
 
 
-def write_atomic(path: Path, *blocks: bytes) -> None:
+def write_atomic(path: Path, blocks: Iterable[bytes]) -> None:
     """Write blocks to a file that is complete or absent: temporary name, fsync, rename.
 
     Raises:

@@ -58,7 +58,7 @@ def write_historian(
             table[header] = pa.array(values, mask=np.isnan(values))
         options = pa_csv.WriteOptions(include_header=number == 0, quoting_style="needed")
         pa_csv.write_csv(pa.table(table), out, options)
-    write_atomic(path, out.getvalue())
+    write_atomic(path, [out.getvalue()])
     return path
 
 
