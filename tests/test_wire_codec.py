@@ -141,7 +141,7 @@ values = st.recursive(leaves, lambda x: st.lists(x, max_size=4) | st.dictionarie
 
 
 @given(values)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_what_is_packed_comes_back(value: Any) -> None:
     assert same(unpack(pack(value), Limits(depth=30)), value)
 
@@ -161,13 +161,13 @@ def only_wire_error(data: bytes) -> None:
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_random_bytes_raise_only_wire_errors(data: bytes) -> None:
     only_wire_error(data)
 
 
 @given(values, st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_mutated_frames_raise_only_wire_errors(value: Any, draw: st.DataObject) -> None:
     frame = bytearray(pack({"a": value, **message()}))
     for _ in range(draw.draw(st.integers(1, 6))):
