@@ -220,9 +220,9 @@ class Catalog:
         folder = self._cache(name, digest)
         if not folder.exists():
             grids = ((e.id, instruction(e, embodiment), align(e, embodiment)) for e in stored.episodes())
-            folder.parent.mkdir(parents=True, exist_ok=True)
             with self._locked():
-                write_columns(folder, name, digest, embodiment, grids)
+                if not folder.exists():  # another process may have built it meanwhile
+                    write_columns(folder, name, digest, embodiment, grids)
         return open_columns(folder, embodiment)
 
     def verify(self, name: str) -> int:

@@ -121,6 +121,7 @@ def write_columns(
     """
     part = folder.with_name(folder.name + ".part")
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         writer = ColumnsWriter(part, name, digest, embodiment)
         for episode_id, task, grid in grids:
             writer.add(episode_id, task, grid)

@@ -182,8 +182,7 @@ def gather(columns: Columns, source: Source, index_N: NDArray[np.int64]) -> Part
     actions = np.where(inside_NH[..., None], columns.commands_TA[at_NH], source.last_command_EA[episode_N][:, None])
     tasks = tuple(columns.tasks[e] for e in episode_N)
     observation = Observation(embodiment.name, columns.times_ns[index_N], windows, tasks)
-    with np.errstate(over="ignore"):
-        ids_N = mix(source.id_word_E[episode_N] + (index_N - start_N).astype(np.uint64))
+    ids_N = mix(source.id_word_E[episode_N] + (index_N - start_N).astype(np.uint64))
     return Part(observation, actions, columns.command_valid_T[at_NH] & inside_NH, following, ids_N)
 
 

@@ -1,6 +1,6 @@
 """Order without memory: which sample stands at a position, as a pure function.
 
-A Feistel network over the smallest even number of bits that holds n, with cycle-walking, is a permutation of
+A Feistel network over two digits whose bases multiply to just above n, with cycle-walking, is a permutation of
 0..n-1 for any key (Luby and Rackoff, 1988; Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). One
 key an epoch gives epochs without replacement that can be entered anywhere.
 """
@@ -8,20 +8,21 @@ key an epoch gives epochs without replacement that can be entered anywhere.
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
 _ROUNDS = 6
 _U64 = np.uint64
+_ROUND_WORDS = [_U64((r * 0x9E3779B97F4A7C15) % 2**64) for r in range(1, _ROUNDS + 1)]
 
 
 def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """splitmix64's finaliser: a bijection of 64-bit words that looks random (Steele et al., 2014)."""
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> _U64(30))) * _U64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> _U64(27))) * _U64(0x94D049BB133111EB)
-        return np.asarray(x ^ (x >> _U64(31)))
+    x = (x ^ (x >> _U64(30))) * _U64(0xBF58476D1CE4E5B9)  # arrays wrap around in silence
+    x = (x ^ (x >> _U64(27))) * _U64(0x94D049BB133111EB)
+    return np.asarray(x ^ (x >> _U64(31)))
 
 
 def word(*parts: object) -> np.uint64:
@@ -38,12 +39,13 @@ def permute(index_N: NDArray[np.int64], size: int, key_N: NDArray[np.uint64]) ->
     """
     if size < 1 or (len(index_N) and not (int(index_N.min()) >= 0 and int(index_N.max()) < size)):
         raise ValueError(f"indices must lie in 0..{size - 1}")
-    half = max((size - 1).bit_length() + 1, 2) // 2
+    low = math.isqrt(size - 1) + 1
+    high = -(-size // low)
     out = index_N.astype(_U64)
     left = np.arange(len(out))
     while len(left):
-        out[left] = _feistel(out[left], half, key_N[left])
-        # outside 0..size-1: walk on along the cycle, which must come back inside
+        out[left] = _feistel(out[left], _U64(low), _U64(high), key_N[left])
+        # beyond size (fewer than `low` numbers are): walk on along the cycle, which must come back inside
         left = left[out[left] >= size]
     return out.astype(np.int64)
 
@@ -52,15 +54,14 @@ def positions(first: int, count: int, size: int, key: np.uint64) -> NDArray[np.i
     """[count] samples in 0..size-1 at stream positions first, first + 1, ...: epoch after epoch, each a new order."""
     at = first + np.arange(count, dtype=np.int64)
     epoch, index = np.divmod(at, size)
-    with np.errstate(over="ignore"):
-        keys = mix(mix(epoch.astype(_U64) + _U64(1)) ^ key)
+    keys = mix(mix(epoch.astype(_U64) + _U64(1)) ^ key)
     return permute(index, size, keys)
 
 
-def _feistel(x: NDArray[np.uint64], half: int, key_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    mask, shift = _U64((1 << half) - 1), _U64(half)
-    left, right = x >> shift, x & mask
-    with np.errstate(over="ignore"):
-        for r in range(_ROUNDS):
-            left, right = right, left ^ (mix(right + key_N + _U64(r) * _U64(0x9E3779B97F4A7C15)) & mask)
-    return np.asarray((left << shift) | right)
+def _feistel(x: NDArray[np.uint64], low: np.uint64, high: np.uint64, key_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A bijection of 0..low*high-1: the two digits of x take turns to be shifted by a hash of the other."""
+    right, left = np.divmod(x, low)
+    for r in range(0, _ROUNDS, 2):
+        left = (left + mix(right + key_N + _ROUND_WORDS[r]) % low) % low
+        right = (right + mix(left + key_N + _ROUND_WORDS[r + 1]) % high) % high
+    return np.asarray(left + low * right)

@@ -33,12 +33,14 @@ class StatsBuilder:
         self._total = empty_sketch(sum(self._features[n].width for n in self._numeric))
         self._colours = {n: empty_sketch(3) for n in self._pictures}
         self._waiting: list[NDArray[np.float64]] = []
+        self._held = 0
 
     def add(self, columns: Mapping[str, NDArray[Any]]) -> Stats:
         """Take an episode's columns ([K, width] or [K]); returns the episode's own statistics."""
         rows = np.concatenate([self._rows(columns, n) for n in self._numeric], 1)
         self._waiting.append(rows)
-        if sum(r.size for r in self._waiting) > _BUFFER_VALUES:
+        self._held += rows.size
+        if self._held > _BUFFER_VALUES:
             self._flush()
         out = self._split(_exact(rows))
         for name in self._pictures:
@@ -58,7 +60,7 @@ class StatsBuilder:
     def _flush(self) -> None:
         if self._waiting:
             self._total = merge(self._total, sketch_rows(np.concatenate(self._waiting)))
-            self._waiting = []
+            self._waiting, self._held = [], 0
 
     def _rows(self, columns: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float64]:
         values = columns[name].reshape(len(columns[name]), -1).astype(np.float64)
