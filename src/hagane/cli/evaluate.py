@@ -95,22 +95,16 @@ def entries(world: World, checkpoint: Path, trials: int, weak_trials: int) -> li
 
 def ours(checkpoint: Path) -> Policy:
     """The checkpoint's policy, on one thread: rows run side by side."""
-    import torch
-
     from hagane.policy import load_policy
 
-    torch.set_num_threads(1)
-    return load_policy(checkpoint)
+    return load_policy(checkpoint, threads=1)
 
 
 def untrained(checkpoint: Path) -> Policy:
     """The same network before it learned."""
-    import torch
-
     from hagane.policy import untrained_policy
 
-    torch.set_num_threads(1)
-    return untrained_policy(checkpoint)
+    return untrained_policy(checkpoint, threads=1)
 
 
 def check(policy: ModelPolicy, world: World) -> None:

@@ -35,7 +35,7 @@ class Member:
 
 
 MEMBERS = (
-    Member("member-robots", "arm", "LeRobot v3", 200),
+    Member("member-robots", "arm", "LeRobot v3", 300),
     Member("member-cars", "road", "CAN (candump) + DBC", 700),
     Member("member-steel", "mill", "historian CSV", 700),
 )

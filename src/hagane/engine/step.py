@@ -36,7 +36,7 @@ class StepConfig:
     next_weight: float = 0.1
     """Weight of the second loss (next observation)."""
     mask_rate: float = 0.05
-    """Chance that a channel of a sample is hidden."""
+    """Share of samples with one channel hidden; they serve the second loss only."""
     balance_rate: float = 0.01
     """Step of the experts' balancing bias."""
 

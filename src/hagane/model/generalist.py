@@ -21,6 +21,10 @@ from hagane.model.tower import Context, Tower
 from hagane.model.trunk import Trunk, block_mask
 from hagane.terms import ChannelStats
 
+INTO_RESIDUAL = (".o.weight", ".down.weight", ".experts.down", "_out.weight")
+QUIET_START = 0.2
+"""Layers start as small corrections of their input."""
+
 
 @dataclass(frozen=True, eq=False)
 class TrainSample:
@@ -79,6 +83,10 @@ class Generalist(nn.Module):
                     module.reset_parameters()
             self.tokeniser.reset_parameters(self.layouts)
             self.tower.reset_parameters()
+            with torch.no_grad():
+                for name, p in self.named_parameters():
+                    if name.endswith(INTO_RESIDUAL):
+                        p.mul_(QUIET_START)
 
     def fit_normaliser(self, stats: Mapping[str, Mapping[str, ChannelStats]]) -> None:
         """Set centres and scales from statistics by embodiment and channel."""

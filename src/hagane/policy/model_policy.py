@@ -85,21 +85,27 @@ def _column(values: tuple[float, ...], columns: int, unknown: float) -> NDArray[
     return np.broadcast_to(np.array(values or (unknown,)), (columns,))
 
 
-def load_policy(checkpoint: Path) -> ModelPolicy:
+def load_policy(checkpoint: Path, *, threads: int = 0) -> ModelPolicy:
     """A policy from a checkpoint folder, after every file was compared with its sha256.
+
+    Args:
+        checkpoint: the folder.
+        threads: of this process, for torch; 0 leaves them as they are.
 
     Raises:
         CheckpointError: incomplete, or made for another model.
         CorruptError: a file was changed.
     """
+    if threads:
+        torch.set_num_threads(threads)
     model = Generalist(load_config(checkpoint))
     manifest = load_served(checkpoint, model)
     return ModelPolicy(model, manifest.id, manifest.record)
 
 
-def untrained_policy(checkpoint: Path) -> ModelPolicy:
+def untrained_policy(checkpoint: Path, *, threads: int = 0) -> ModelPolicy:
     """The same network and normaliser with weights that never learned: the row every table starts with."""
-    policy = load_policy(checkpoint)
+    policy = load_policy(checkpoint, threads=threads)
     policy.model.reset_parameters(seed=policy.record.seed if policy.record else 0)
     torch.nn.init.normal_(policy.model.tower.w_out, std=policy.model.tower.w_out.shape[1] ** -0.5)
     return ModelPolicy(policy.model, "untrained")
