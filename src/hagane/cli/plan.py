@@ -55,9 +55,8 @@ def size(args: SizeArgs) -> int:
     total, by_owner = counted(meta_model(config))
     if (total, by_owner) != (count.total, dict(count.owners)):
         raise ConfigError(f"the closed form counts {count.total:,}, the model {total:,}", where="hagane plan size")
-    k = widths.top_k
-    print(f"size {args.size}: {widths.layers} layers, d {widths.d_model}, {widths.experts} experts of ffn")
-    print(f"{widths.expert_ffn}, top-{k} + 1 shared; {len(embodiments)} embodiments\n")
+    experts = f"{widths.experts} experts of ffn {widths.expert_ffn}, top-{widths.top_k} + 1 shared"
+    print(f"size {args.size}: {widths.layers} layers, d {widths.d_model}, {experts}; {len(embodiments)} embodiments\n")
     for part, n in count.parts.items():
         print(f"  {part:<16} {n:>22,}  {n / count.total:7.2%}")
     print(f"  {'total':<16} {count.total:>22,}  {human(count.total)}")

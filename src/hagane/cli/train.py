@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
 from hagane.cli.site import open_catalog
-from hagane.terms import ConfigError, load_toml
+from hagane.terms import ConfigError, HaganeError, load_toml
 
 if TYPE_CHECKING:
     from hagane.train import TrainConfig
@@ -45,6 +51,8 @@ class Train:
     """Overrides the seed."""
     init_vision: Path | None = None
     """Safetensors file whose patch embedding starts the image path."""
+    nproc: int = 0
+    """Processes on this machine, each with its share of the samples; 0 keeps the configuration's."""
 
 
 def main(argv: list[str]) -> int:
@@ -60,13 +68,58 @@ def main(argv: list[str]) -> int:
     catalog = open_catalog(o.home)
     config = resolve(o, tuple(r.name for r in catalog.ls()))
     data = open_data(catalog, config)
-    with TrainPanel.for_stream(config.step.steps, title=o.run.name) as panel:
+    with ranks(o, config), TrainPanel.for_stream(config.step.steps, title=o.run.name) as panel:
         record = train(o.run, config, data, resume=o.resume, report=panel.update)
     if catalog.ledger is not None:
         body = {"run": record.id, "checkpoint": record.checkpoint_id, "datasets": dict(record.datasets)}
         catalog.ledger.append("checkpoint", body)
     print(f"checkpoint {record.checkpoint_id[:16]} of run {record.id} at step {record.steps}, in {o.run}/checkpoints")
     return 0
+
+
+@contextmanager
+def ranks(o: Train, config: TrainConfig) -> Iterator[None]:
+    """Start the other processes of the layout and be rank 0; under torchrun or alone there is nothing to start."""
+    from hagane.engine import join_ranks, leave_ranks
+
+    world = config.layout.ranks
+    if world == 1 or "RANK" in os.environ:
+        if "RANK" in os.environ:
+            join_ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["MASTER_PORT"]))
+        yield
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    spawn = get_context("spawn")
+    others = [spawn.Process(target=other_rank, args=(n, port, o, config), daemon=True) for n in range(1, world)]
+    for other in others:
+        other.start()
+    try:
+        join_ranks(0, world, port)
+        yield
+    finally:
+        leave_ranks()
+        for other in others:
+            other.join(timeout=10)
+            if other.is_alive():
+                other.kill()
+
+
+def other_rank(number: int, port: int, o: Train, config: TrainConfig) -> None:
+    """The work of a rank beside rank 0: the same steps, no files. It ends with rank 0, however that ends."""
+    from hagane.engine import join_ranks, leave_ranks
+    from hagane.train import open_data, train
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        data = open_data(open_catalog(o.home, noted=False), config)
+        join_ranks(number, config.layout.ranks, port)
+        train(o.run, config, data, resume=o.resume)
+        leave_ranks()
+    except (HaganeError, RuntimeError):
+        # rank 0 meets the same error, or is gone, and says so
+        os._exit(1)
 
 
 def resolve(o: Train, known: tuple[str, ...]) -> TrainConfig:
@@ -77,7 +130,7 @@ def resolve(o: Train, known: tuple[str, ...]) -> TrainConfig:
     """
     from hagane.train import TrainConfig, find_recipe, read_config
 
-    overrides = bool(o.size or o.steps or o.seed is not None or o.init_vision)
+    overrides = bool(o.size or o.steps or o.nproc or o.seed is not None or o.init_vision)
     if o.resume:
         if o.config or o.again or overrides:
             raise ConfigError(
@@ -99,4 +152,5 @@ def resolve(o: Train, known: tuple[str, ...]) -> TrainConfig:
         size=o.size or config.size,
         seed=config.seed if o.seed is None else o.seed,
         init_vision=str(o.init_vision) if o.init_vision else config.init_vision,
+        layout=replace(config.layout, dp_replicate=o.nproc) if o.nproc else config.layout,
     )

@@ -111,8 +111,10 @@ def _one_step(engine: Engine, config: TrainConfig, data: CatalogData) -> dict[st
     line: dict[str, Any] = {"step": engine.step + 1}
     line.update(train_step(engine, data.train.at(engine.step)))
     loads = take_loads(engine.model, config.step.balance_rate)
-    if engine.step % config.held_out_every == 0 or engine.step == config.step.steps:
+    looks = engine.step % config.held_out_every == 0 or engine.step == config.step.steps
+    if looks:
         line.update({f"experts/{name}": share for name, share in loads.items()})
+    if looks and rank() == 0:
         look = evaluate_loss(engine.model, data.held_out.at(0), config.seed)
         line.update({f"held_out/{name}": value for name, value in look.items()})
     return line
