@@ -62,6 +62,8 @@ def main(argv: list[str]) -> int:
         HaganeError: refused data, a configuration that cannot run, a disk that is full.
     """
     o = tyro.cli(Train, args=argv, prog="hagane train")
+    # without a name server gloo warns at every start; it needs none
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from hagane.console import TrainPanel
     from hagane.train import open_data, train
 

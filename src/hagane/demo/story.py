@@ -121,7 +121,7 @@ def write_all_logs(t: Teller, plan: Plan) -> dict[str, Path]:
             for m in sorted(MEMBERS, key=lambda m: m.world != "road")
         }
         print(f"{len(jobs)} machines at work ...")
-        for job in t.patiently(as_completed(jobs), len(jobs)):
+        for job in as_completed(jobs):
             m = jobs[job]
             logs[m.world] = job.result()
             print(f"{m.name}: {plan.count(m.episodes)} runs of the {m.world} as {m.format}, {logs[m.world]}")

@@ -9,14 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TextIO, TypeVar
+from typing import TextIO
 
 from hagane.console.story import Step
 from hagane.terms import HaganeError
 
-T = TypeVar("T")
-BEAT_S = 4.0
-"""Longest silence while a step works."""
+BEAT_S = 2.0
+"""How often a step is looked at; one that was silent for as long gives a sign of life."""
 SHOWN = 14
 """Lines of a step's output that the page keeps."""
 
@@ -72,21 +71,19 @@ class Teller:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
 
-    def patiently(self, done: Iterator[T], total: int) -> Iterator[T]:
-        """The same things as they get done, with a sign of life in between."""
-        begun, count = time.monotonic(), 0
-        with beat(lambda: print(f"{count} of {total} done, {time.monotonic() - begun:.0f} s", flush=True)):
-            for one in done:
-                count += 1
-                yield one
-
     @contextlib.contextmanager
     def step(self, name: str, command: str) -> Iterator[io.StringIO]:
         """Print a step's name and command, time it, and keep what is printed inside."""
         number = len(self.steps) + 1
         print(f"\n[{number}] {name}\n    $ {command}", file=self.out, flush=True)
         begun, tee = time.monotonic(), Tee(self.out)
-        with contextlib.redirect_stdout(tee), contextlib.redirect_stderr(tee):
+
+        def sign() -> None:
+            # only where the step itself has been silent
+            if time.monotonic() - tee.spoke > 1.5 * BEAT_S:
+                print(f"working, {time.monotonic() - begun:.0f} s", file=tee, flush=True)
+
+        with contextlib.redirect_stdout(tee), contextlib.redirect_stderr(tee), beat(sign):
             yield tee.heard
         seconds = time.monotonic() - begun
         lines = [line for line in tee.heard.getvalue().splitlines() if line.strip()]
@@ -118,11 +115,12 @@ class Tee(io.TextIOBase):
     """Writes to the terminal, indented, and remembers."""
 
     def __init__(self, out: TextIO) -> None:
-        self.out, self.heard, self.fresh = out, io.StringIO(), True
+        self.out, self.heard, self.fresh, self.spoke = out, io.StringIO(), True, time.monotonic()
 
     def write(self, text: str) -> int:
         """Pass on and remember."""
         self.heard.write(text)
+        self.spoke = time.monotonic()
         for piece in text.splitlines(keepends=True):
             self.out.write(("    " if self.fresh else "") + piece)
             self.fresh = piece.endswith("\n")

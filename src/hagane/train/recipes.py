@@ -26,9 +26,9 @@ def demo(datasets: tuple[str, ...]) -> TrainConfig:
         weights={name: share_of(name) for name in datasets},
         head="l1",
         samples_per_step=160,
-        step=StepConfig(steps=1500, lr=2e-3),
+        step=StepConfig(steps=1400, lr=2e-3),
         layout=Layout(dp_replicate=2),
-        save_every=300,
+        save_every=200,
     )
 
 

@@ -1,0 +1,204 @@
+"""Training as its user sees it: a run's folder, kill -9 and resume, again, refusals, a full disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hagane.cli import main
+from hagane.cli.train import Train, resolve
+from hagane.engine import StepConfig
+from hagane.model import latest, read_manifest
+from hagane.seal import Ledger
+from hagane.terms import CheckpointError, ConfigError, TrainingError, digest_file, dump_toml
+from hagane.train import TrainConfig, find_recipe, open_data, read_lines, train
+from hagane.train.loop import init_vision
+from tests.catalog_fixture import filled
+from tests.model_fixture import ARM, CAM, make_model
+
+DATASETS = ("arm-demo", "road-demo")
+CONFIG = TrainConfig(
+    datasets=DATASETS,
+    samples_per_step=8,
+    step=StepConfig(steps=12, warmup=2),
+    save_every=4,
+    held_out_every=6,
+    held_out_samples=8,
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site with two small data sets, and the configuration of a short run beside it."""
+    folder = tmp_path_factory.mktemp("site")
+    filled(folder, {"arm": 6, "road": 6})
+    (folder / "run.toml").write_text(dump_toml(CONFIG))
+    return folder
+
+
+def run(home: Path, name: str, *more: str) -> int:
+    return main(["train", "--home", str(home), "--run", str(home / "runs" / name), *more])
+
+
+def losses(home: Path, name: str) -> list[dict[str, float]]:
+    keep = ("step", "loss", "loss/arm", "loss/road", "next/arm", "gradient_norm", "lr", "held_out/arm")
+    lines = read_lines(home / "runs" / name / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k in keep} for line in lines]
+
+
+def served(home: Path, name: str) -> dict[str, str]:
+    folder = latest(home / "runs" / name / "checkpoints")
+    assert folder is not None
+    return {p.name: digest_file(p) for p in sorted(folder.glob("*.safetensors"))}
+
+
+@pytest.fixture(scope="module")
+def whole(home: Path) -> Path:
+    """The uninterrupted run that others are compared with."""
+    assert run(home, "whole", "--config", str(home / "run.toml")) == 0
+    return home
+
+
+def test_a_run_leaves_all_its_files(whole: Path) -> None:
+    folder = whole / "runs" / "whole"
+    assert {"config.toml", "record.json", "metrics.jsonl", "checkpoints"} <= {p.name for p in folder.iterdir()}
+    record = json.loads((folder / "record.json").read_text())
+    newest = latest(folder / "checkpoints")
+    assert newest is not None and record["checkpoint_id"] == read_manifest(newest).id
+    assert set(record["datasets"]) == set(DATASETS) and record["steps"] == 12
+    assert len(list((folder / "checkpoints").iterdir())) == CONFIG.keep
+    lines = losses(whole, "whole")
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert all(np.isfinite(line["loss"]) for line in lines) and "held_out/arm" in lines[5]
+    kinds = [e.kind for e in Ledger(whole / "ledger.jsonl").entries()]
+    assert "checkpoint" in kinds and "read" in kinds
+
+
+def test_again_gives_identical_losses_and_weights(whole: Path) -> None:
+    assert run(whole, "again", "--again", str(whole / "runs" / "whole")) == 0
+    assert losses(whole, "again") == losses(whole, "whole")
+    assert served(whole, "again") == served(whole, "whole")
+
+
+def test_killed_and_resumed_has_the_losses_of_the_whole_run(whole: Path) -> None:
+    folder = whole / "runs" / "killed"
+    command = [sys.executable, "-m", "hagane", "train", "--home", str(whole), "--run", str(folder)]
+    process = subprocess.Popen([*command, "--config", str(whole / "run.toml")], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while latest(folder / "checkpoints") is None and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert latest(folder / "checkpoints") is not None, "no checkpoint within two minutes"
+    assert run(whole, "killed", "--resume") == 0
+    assert losses(whole, "killed") == losses(whole, "whole")
+    assert served(whole, "killed") == served(whole, "whole")
+    assert not list((folder / "checkpoints").glob(".making-*"))
+
+
+def test_two_processes_give_the_losses_of_one(whole: Path) -> None:
+    assert run(whole, "two", "--config", str(whole / "run.toml"), "--nproc", "2") == 0
+    for a, b in zip(losses(whole, "whole"), losses(whole, "two"), strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=2e-4)
+
+
+def test_a_run_is_not_written_over(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(whole, "whole", "--config", str(whole / "run.toml")) == 1
+    said = capsys.readouterr().err
+    assert "there is a run here already" in said and "next:" in said
+
+
+def test_resume_refuses_other_settings(whole: Path) -> None:
+    from dataclasses import replace
+
+    from hagane.cli.site import open_catalog
+
+    other = replace(CONFIG, seed=1)
+    with pytest.raises(TrainingError, match=r"the (data|config) changed"):
+        train(whole / "runs" / "whole", other, open_data(open_catalog(whole), other), resume=True)
+
+
+def test_resume_refuses_overrides_and_an_empty_folder(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(whole, "whole", "--resume", "--steps", "20") == 1
+    assert "keeps its configuration" in capsys.readouterr().err
+    assert run(whole, "nothing", "--resume") == 1
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_message_and_the_run_goes_on_later(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import hagane.engine.checkpoint as checkpoint
+
+    real, written = checkpoint.save_file, []
+
+    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        written.append(path)
+        if len(written) > 12:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    assert run(whole, "full", "--config", str(whole / "run.toml")) == 1
+    said = capsys.readouterr().err
+    assert said.count("the disk is full") == 1 and "next: free space" in said and "Traceback" not in said
+    monkeypatch.undo()
+    kept = latest(whole / "runs" / "full" / "checkpoints")
+    assert kept is not None
+    read_manifest(kept)
+    assert run(whole, "full", "--resume") == 0
+    assert losses(whole, "full") == losses(whole, "whole")
+
+
+def test_a_purpose_that_is_not_granted_is_refused_and_noted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dataclasses import replace
+
+    (home / "distil.toml").write_text(dump_toml(replace(CONFIG, purpose="distil")))
+    assert run(home, "distil", "--config", str(home / "distil.toml")) == 1
+    assert "'distil' is not granted" in capsys.readouterr().err
+    assert not (home / "runs" / "distil").exists()
+    assert any(e.kind == "refusal" and e.body["purpose"] == "distil" for e in Ledger(home / "ledger.jsonl").entries())
+
+
+def test_vision_weights_start_the_image_path(tmp_path: Path) -> None:
+    model = make_model(embodiments=(ARM, CAM))
+    patches = torch.randn(128, 3, 16, 16)
+    save_file({"model.patch_embed.proj.weight": patches}, tmp_path / "vit.safetensors")
+    init_vision(model, tmp_path / "vit.safetensors")
+    assert torch.equal(model.tokeniser.image.weight, patches.permute(0, 2, 3, 1).flatten(1))
+    save_file({"head.weight": patches}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match="no patch embedding"):
+        init_vision(model, tmp_path / "other.safetensors")
+
+
+def test_recipes_by_name_and_from_a_file(tmp_path: Path) -> None:
+    assert find_recipe("demo")(("arm-demo",)).head == "l1"
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from hagane.train import TrainConfig\ndef long(datasets):\n    return TrainConfig(datasets=datasets, seed=7)\n"
+    )
+    assert find_recipe(f"{file}:long")(("a",)).seed == 7
+    for name in ("demoo", f"{file}:short", f"{tmp_path}/none.py:f"):
+        with pytest.raises(ConfigError):
+            find_recipe(name)
+
+
+def test_flags_resolve_into_one_configuration(tmp_path: Path) -> None:
+    config = resolve(Train(recipe="tiny", steps=9, seed=3, size="4m"), ("b", "a"))
+    assert (config.step.steps, config.seed, config.size, config.datasets) == (9, 3, "4m", ("b", "a"))
+    with pytest.raises(ConfigError, match="one of --config and --again"):
+        resolve(Train(config=tmp_path, again=tmp_path), ("a",))
+    with pytest.raises(ConfigError, match="at least one data set"):
+        resolve(Train(), ())
