@@ -223,8 +223,8 @@ def computer() -> dict[str, str | float | int | bool | None]:
     return {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count() or 1,
-        "memory_gib": round(memory, 1),
-        "system": f"{platform.system()} {platform.release()}",
+        "memory": f"{memory:.0f} GiB",
+        "system": platform.system(),
         "python": platform.python_version(),
     }
 

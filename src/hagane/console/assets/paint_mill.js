@@ -17,9 +17,10 @@ hagane.painters.mill = (c, w, h, episode, at) => {
   const weight = panels.reduce((s, p) => s + p.weight, 0);
   const gained = frames[last].return;
   if (hagane.isNumber(gained)) {
-    hagane.text(c, gained.toFixed(0).replace("-", "−"), 14, 27, theme.ink, 20, "left", 650);
-    const wide = c.measureText(gained.toFixed(0)).width;
-    hagane.text(c, "return so far", 20 + wide, 27, theme.soft, 12);
+    const figure = gained.toFixed(0).replace("-", "−");
+    hagane.text(c, figure, 14, 27, theme.ink, 20, "left", 650);
+    const wide = c.measureText(figure).width;
+    hagane.text(c, "return so far", 22 + wide, 27, theme.soft, 12);
   }
   const delay = (episode.fixed || {}).delay;
   if (hagane.isNumber(delay)) hagane.text(c, `gauge ${delay} s late`, right, 27, theme.soft, 12, "right");
