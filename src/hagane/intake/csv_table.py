@@ -251,7 +251,11 @@ def _parse(
     except pa.ArrowInvalid as e:
         if "Empty CSV file" in str(e):
             return pa.table({n: pa.nulls(0) for n in names}), ""
-        raise LogError(f"cannot be read as CSV: {str(e).splitlines()[0]}", where=where) from None
+        raise LogError(
+            f"cannot be read as CSV: {str(e).splitlines()[0]}",
+            where=where,
+            next_step="the file may be cut: copy or export it again",
+        ) from None
     ended = text.endswith(b"\n")
     if not odd:
         return table, "" if ended else "no line break after the last row: it is not used"
