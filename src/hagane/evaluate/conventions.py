@@ -104,6 +104,7 @@ def check_conventions(policy: Conventions, world: World, seeds: Sequence[int]) -
     return (
         check_roundtrip(policy, world.embodiment, actions_TA),
         *check_scales(policy, observation),
+        *check_order(policy, observation),
         Check("expert through encode and decode", abs(through - direct) <= near, f"{direct:.3f}, then {through:.3f}"),
         Check("recorded commands replayed", abs(again - direct) <= near, f"{direct:.3f}, then {again:.3f}"),
     )
@@ -167,4 +168,25 @@ def check_scales(policy: Conventions, observation: Observation) -> tuple[Check, 
         good = low and bool((centre <= CENTRE).all())
         figures = f"spread {spread.min():.2f} to {spread.max():.2f}, mean up to {centre.max():.2f}"
         checks.append(Check(f"scale of {name}", good, figures))
+    return tuple(checks)
+
+
+def check_order(policy: Conventions, observation: Observation) -> tuple[Check, ...]:
+    """Every column that the network sees rises with its own raw column: none is swapped, turned or left out.
+
+    Holds for any normaliser that keeps order, clipping included.
+    """
+    checks = []
+    seen = policy.normalised(observation)
+    for name, window in observation.channels.items():
+        if window.values.dtype == np.uint8 or not window.valid.any():
+            continue
+        raw = window.values[window.valid].reshape(-1, window.values.shape[-1])
+        x = seen[name][window.valid].reshape(raw.shape)
+        by_value = np.argsort(raw, axis=0, kind="stable")
+        rises = np.diff(np.take_along_axis(x, by_value, 0), axis=0)
+        falls = (rises < -1e-4 * (np.ptp(x, axis=0) + 1e-9)).mean(0) if len(rises) else np.zeros(raw.shape[1])
+        worst = int(falls.argmax())
+        detail = f"column {worst} falls in {falls[worst]:.1%} of steps where the reading rises"
+        checks.append(Check(f"order of {name}", bool(falls[worst] == 0), detail))
     return tuple(checks)
