@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +24,10 @@ from hagane.cli.train import Train, resolve
 from hagane.engine import StepConfig
 from hagane.model import latest, read_manifest
 from hagane.seal import Ledger
-from hagane.terms import CheckpointError, ConfigError, TrainingError, digest_file, dump_toml
+from hagane.terms import APPLIED, CheckpointError, ConfigError, Episode, TrainingError, digest_file, dump_toml
 from hagane.train import TrainConfig, find_recipe, open_data, read_lines, train
 from hagane.train.loop import init_vision
-from tests.catalog_fixture import filled
+from tests.catalog_fixture import MACHINES, episodes, filled, make_home
 from tests.model_fixture import ARM, CAM, make_model
 
 DATASETS = ("arm-demo", "road-demo")
@@ -99,8 +102,16 @@ def test_killed_and_resumed_has_the_losses_of_the_whole_run(whole: Path) -> None
     while latest(folder / "checkpoints") is None and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL, "it ended by itself: nothing was killed"
     assert latest(folder / "checkpoints") is not None, "no checkpoint within two minutes"
+    half = folder / "checkpoints" / "step-000099"
+    half.mkdir()
+    (half / "weights-member-cars.safetensors").write_bytes(b"half")
+    assert latest(folder / "checkpoints") != half, "a folder without a manifest was counted"
+    half.joinpath("weights-member-cars.safetensors").unlink()
+    half.rmdir()
+    with (folder / "metrics.jsonl").open("ab") as f:
+        f.write(b'{"step": 9')  # a line that the kill tore
     assert run(whole, "killed", "--resume") == 0
     assert losses(whole, "killed") == losses(whole, "whole")
     assert served(whole, "killed") == served(whole, "whole")
@@ -120,13 +131,36 @@ def test_a_run_is_not_written_over(whole: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_resume_refuses_other_settings(whole: Path) -> None:
-    from dataclasses import replace
-
     from hagane.cli.site import open_catalog
 
     other = replace(CONFIG, seed=1)
     with pytest.raises(TrainingError, match=r"the (data|config) changed"):
         train(whole / "runs" / "whole", other, open_data(open_catalog(whole), other), resume=True)
+
+
+def test_resume_names_a_setting_or_a_data_set_that_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from hagane.cli.site import open_catalog
+
+    filled(tmp_path, {"arm": 6, "road": 6})
+    short = dump_toml(replace(CONFIG, step=StepConfig(steps=4, warmup=2)))
+    (tmp_path / "run.toml").write_text(short)
+    assert run(tmp_path, "it", "--config", str(tmp_path / "run.toml")) == 0
+    config, before = tmp_path / "runs" / "it" / "config.toml", losses(tmp_path, "it")
+    config.write_text(short.replace("steps = 4", "steps = 8"))
+    assert run(tmp_path, "it", "--resume") == 1
+    said = capsys.readouterr().err
+    assert said.count("the config changed") == 1 and "next:" in said and "Traceback" not in said
+    config.write_text(short)
+    for old in ("sets", "cache"):
+        shutil.rmtree(tmp_path / "catalog" / old, ignore_errors=True)
+    home = make_home(tmp_path)
+    for machine in (MACHINES["arm"], MACHINES["road"]):
+        contract = home.contract(machine)
+        open_catalog(tmp_path).add(f"{machine.name}-demo", machine, contract, episodes(machine, 6, first=1))
+    assert run(tmp_path, "it", "--resume") == 1
+    said = capsys.readouterr().err
+    assert said.count("the data changed") == 1 and "next:" in said
+    assert losses(tmp_path, "it") == before
 
 
 def test_resume_refuses_overrides_and_an_empty_folder(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,12 +196,91 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on_later(
     assert losses(whole, "full") == losses(whole, "whole")
 
 
-def test_a_purpose_that_is_not_granted_is_refused_and_noted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from dataclasses import replace
+def test_metrics_that_cannot_be_written_are_one_message(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, opened = Path.open, []
 
+    def full(self: Path, mode: str = "r", *args: object, **more: object) -> object:
+        if self.name == "metrics.jsonl" and mode == "ab":
+            opened.append(self)
+            if len(opened) == 6:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, mode, *args, **more)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", full)
+    assert run(whole, "lines", "--config", str(whole / "run.toml")) == 1
+    monkeypatch.undo()
+    said = capsys.readouterr().err
+    assert said.count("the disk is full") == 1 and "metrics.jsonl" in said and "next: free space" in said
+    assert run(whole, "lines", "--resume") == 0
+    assert losses(whole, "lines") == losses(whole, "whole")
+
+
+FULL = """
+mount -t tmpfs -o size=36m none "$3" || exit 77
+"$1" -m hagane train --home "$2" --run "$3/run" --config "$2/run.toml"; echo "first $?"
+ls -A "$3/run/checkpoints"
+mount -o remount,size=400m "$3"
+"$1" -m hagane train --home "$2" --run "$3/run" --resume; echo "second $?"
+cp "$3/run/metrics.jsonl" "$4"
+"""
+"""A disk of 36 MB holds one checkpoint of about 28 MB, not two."""
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full(whole: Path, tmp_path: Path) -> None:
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("a small disk of one's own cannot be mounted here (unshare -rm)")
+    disk, kept = tmp_path / "disk", whole / "runs" / "small" / "metrics.jsonl"
+    disk.mkdir()
+    kept.parent.mkdir(parents=True)
+    args = ["unshare", "-rm", "sh", "-c", FULL, "sh", sys.executable, str(whole), str(disk), str(kept)]
+    done = subprocess.run(args, capture_output=True, text=True, timeout=200, check=False)
+    if done.returncode == 77:
+        pytest.skip(f"a small disk of one's own cannot be mounted here: {done.stderr.strip()}")
+    assert "first 1\nstep-000004\n" in done.stdout and "second 0" in done.stdout, done.stdout + done.stderr
+    assert done.stderr.count("the disk is full") == 1 and "Traceback" not in done.stderr
+    assert losses(whole, "small") == losses(whole, "whole")
+
+
+def test_a_folder_that_cannot_be_made_is_one_message(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "file").write_text("not a folder")
+    assert main(["train", "--home", str(home), "--run", str(home / "file/run"), "--recipe", "tiny"]) == 1
+    said = capsys.readouterr().err
+    assert "cannot be written: Not a directory" in said and "choose another --run" in said
+
+
+def test_what_can_be_learned_is_learned(tmp_path: Path) -> None:
+    from hagane.cli.site import open_catalog
+
+    home, machine = make_home(tmp_path), MACHINES["arm"]
+
+    def taught() -> Iterator[Episode]:
+        for e in episodes(machine, 8):
+            seen = e.streams["joints"].values
+            seen[:] = seen[0]  # it stands still, so what comes is known from what is seen
+            for name in ("hand", "hand" + APPLIED):
+                e.streams[name].values[:] = np.where(seen[:, :2] > 0, 1.0, -1.0)
+            for name in ("grip", "grip" + APPLIED):
+                e.streams[name].values[:] = np.where(seen[:, 2:].reshape(e.streams[name].values.shape) > 0, 1.0, -1.0)
+            yield e
+
+    home.catalog().add("arm-demo", machine, home.contract(machine), taught())
+    config = replace(
+        CONFIG, datasets=("arm-demo",), head="l1", step=StepConfig(steps=30, warmup=3), samples_per_step=32
+    )
+    train(tmp_path / "runs" / "it", config, open_data(open_catalog(tmp_path), config))
+    loss = [line["loss"] for line in read_lines(tmp_path / "runs" / "it" / "metrics.jsonl")]
+    assert np.isfinite(loss).all() and np.mean(loss[-5:]) < 0.8 * np.mean(loss[:5]), loss
+
+
+def test_a_purpose_that_is_not_granted_is_refused_and_noted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "distil.toml").write_text(dump_toml(replace(CONFIG, purpose="distil")))
+    noted = len(list(Ledger(home / "ledger.jsonl").entries()))
     assert run(home, "distil", "--config", str(home / "distil.toml")) == 1
     assert "'distil' is not granted" in capsys.readouterr().err
+    assert [e.kind for e in list(Ledger(home / "ledger.jsonl").entries())[noted:]] == ["refusal"], "something was read"
     assert not (home / "runs" / "distil").exists()
     assert any(e.kind == "refusal" and e.body["purpose"] == "distil" for e in Ledger(home / "ledger.jsonl").entries())
 
@@ -181,6 +294,11 @@ def test_vision_weights_start_the_image_path(tmp_path: Path) -> None:
     save_file({"head.weight": patches}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="no patch embedding"):
         init_vision(model, tmp_path / "other.safetensors")
+    (tmp_path / "half.safetensors").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match=r"cannot be read(.|\n)*next:"):
+        init_vision(model, tmp_path / "half.safetensors")
+    with pytest.raises(CheckpointError, match="no such file"):
+        init_vision(model, tmp_path / "none.safetensors")
 
 
 def test_recipes_by_name_and_from_a_file(tmp_path: Path) -> None:
@@ -190,6 +308,9 @@ def test_recipes_by_name_and_from_a_file(tmp_path: Path) -> None:
         "from hagane.train import TrainConfig\ndef long(datasets):\n    return TrainConfig(datasets=datasets, seed=7)\n"
     )
     assert find_recipe(f"{file}:long")(("a",)).seed == 7
+    file.write_text(file.read_text() + "def three(datasets):\n    return 3\n")
+    with pytest.raises(ConfigError, match="returned int, not a TrainConfig"):
+        find_recipe(f"{file}:three")(("a",))
     for name in ("demoo", f"{file}:short", f"{tmp_path}/none.py:f"):
         with pytest.raises(ConfigError):
             find_recipe(name)

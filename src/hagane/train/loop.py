@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from hagane.engine import (
@@ -47,12 +48,16 @@ def init_vision(model: Generalist, path: Path) -> None:
     """Start the image path from a local file: `image.weight` [D, p*p*3], or a ViT's [D, 3, p, p] patch embedding.
 
     Raises:
-        CheckpointError: no such file, or no patch embedding of this model's width and patch.
+        CheckpointError: no such file, no safetensors, or no patch embedding of this model's width and patch.
     """
-    target = model.tokeniser.image.weight
+    target, advice = model.tokeniser.image.weight, "check --init-vision: it takes a whole safetensors file"
     if not path.is_file():
-        raise CheckpointError("no such file", where=str(path))
-    for name, tensor in load_file(path).items():
+        raise CheckpointError("no such file", where=str(path), next_step=advice)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as e:
+        raise CheckpointError(f"cannot be read: {e}", where=str(path), next_step=advice) from None
+    for name, tensor in tensors.items():
         if tensor.ndim == 4 and name.endswith("patch_embed.proj.weight"):
             tensor = tensor.permute(0, 2, 3, 1).flatten(1)
         elif not name.endswith("image.weight"):

@@ -56,7 +56,7 @@ def find_recipe(name: str) -> Recipe:
     """A recipe by name, or from `path/to/file.py:function`.
 
     Raises:
-        ConfigError: there is none, or the function does not return a `TrainConfig`.
+        ConfigError: there is none; the recipe itself raises it when it does not return a `TrainConfig`.
     """
     if name in RECIPES:
         return RECIPES[name]
@@ -72,6 +72,16 @@ def find_recipe(name: str) -> Recipe:
     spec.loader.exec_module(module)
     recipe = getattr(module, function, None)
     if not inspect.isfunction(recipe):
-        raise ConfigError(f"no function {function!r}", where=path)
-    found: Recipe = recipe
-    return found
+        raise ConfigError(f"no function {function!r}", where=path, next_step=f"define `def {function}(datasets)` there")
+
+    def checked(datasets: tuple[str, ...]) -> TrainConfig:
+        config = recipe(datasets)
+        if not isinstance(config, TrainConfig):
+            raise ConfigError(
+                f"{function!r} returned {type(config).__name__}, not a TrainConfig",
+                where=path,
+                next_step="see hagane/train/recipes.py for one that works",
+            )
+        return config
+
+    return checked

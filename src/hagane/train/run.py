@@ -21,13 +21,16 @@ def begin_run(folder: Path, config: TrainConfig) -> None:
     """Make the folder and write the resolved configuration.
 
     Raises:
-        TrainingError: the folder already holds a run.
+        TrainingError: the folder already holds a run, or cannot be made.
     """
     if (folder / "config.toml").exists():
         raise TrainingError(
             "there is a run here already", where=str(folder), next_step="choose another --run, or add --resume"
         )
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise disk_error(e, folder) from None
     write_whole(folder / "config.toml", dump_toml(config).encode())
 
 
@@ -94,10 +97,11 @@ def write_whole(path: Path, data: bytes) -> None:
 def disk_error(e: OSError, path: Path) -> TrainingError:
     """One message for a disk that cannot be written."""
     full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "free space" if full else "make the folder writable or choose another --run"
     return TrainingError(
         "the disk is full" if full else f"cannot be written: {e.strerror}",
         where=str(path),
-        next_step="free space, then go on with `hagane train --resume`; earlier checkpoints are whole",
+        next_step=f"{remedy}, then go on with `hagane train --resume`; earlier checkpoints are whole",
     )
 
 
