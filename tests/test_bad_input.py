@@ -5,6 +5,7 @@ Each answer is one message (what, where, next), exit code 1, no traceback, nothi
 
 from __future__ import annotations
 
+import csv
 import importlib
 from pathlib import Path
 
@@ -14,20 +15,26 @@ import pytest
 from hagane.cli import main
 from hagane.demo.members import demonstrations, write_format
 from hagane.engine import Engine, StepConfig, save_checkpoint
+from hagane.intake.can_write import encode_can
+from hagane.intake.historian_write import write_historian
+from hagane.intake.lerobot_rows import write_episodes
 from hagane.seal import generate_key, sign_contract
 from hagane.seal.keys import TrustStore, load_private, public_of
 from hagane.terms import RunRecord
 from hagane.worlds import make
+from tests.catalog_fixture import ARM, episodes
+from tests.intake_cases import CAR, LINE, noise
 from tests.model_fixture import make_model
+from tests.test_intake_detect import member
 
 WORLDS = Path(importlib.import_module("hagane.worlds").__file__ or "").parent
 TESTED = {
-    "a truncated log: CAN": "test_intake_can.test_a_log_cut_in_a_line_is_refused_or_gives_its_whole_drives",
-    "a truncated log: CSV": "test_intake_historian.test_a_cut_file_is_refused_or_gives_its_whole_rows",
-    "a truncated log: MCAP": "test_intake_mcap.test_a_recording_that_was_cut_still_says_whose_it_is",
-    "a truncated log: LeRobot": "test_lerobot.test_damaged_sets_get_one_message",
-    "a DBC that lacks an id": "test_intake_can.test_messages_that_the_dbc_lacks_are_named_with_the_nearest",
-    "two units in a column": "test_intake_historian.test_two_units_in_a_column_name_file_line_and_column",
+    "a truncated log: CAN": "test_bad_input.test_a_bad_log_stops_the_verb_and_changes_nothing",
+    "a truncated log: CSV": "test_bad_input.test_a_bad_log_stops_the_verb_and_changes_nothing",
+    "a truncated log: MCAP": "test_bad_input.test_a_bad_log_stops_the_verb_and_changes_nothing",
+    "a truncated log: LeRobot": "test_bad_input.test_a_bad_log_stops_the_verb_and_changes_nothing",
+    "a DBC that lacks an id": "test_bad_input.test_a_bad_log_stops_the_verb_and_changes_nothing",
+    "two units in a column": "test_bad_input.test_a_bad_log_stops_the_verb_and_changes_nothing",
     "an embodiment with an unknown key": "test_bad_input.test_an_embodiment_with_an_unknown_key",
     "an expired contract": "test_intake_detect.test_an_expired_contract_is_refused",
     "an unsigned contract": "test_bad_input.test_contracts_that_do_not_hold_stop_intake",
@@ -35,7 +42,7 @@ TESTED = {
     "a checkpoint with a flipped byte": "test_bad_input.test_a_checkpoint_with_a_flipped_byte",
     "a disk that fills: catalog": "test_catalog_crash.test_a_disk_without_room_is_one_message_and_nothing_is_lost",
     "a disk that fills: training": "test_train.test_a_full_disk_is_one_message_and_the_run_goes_on_later",
-    "port in use": "test_serve.test_a_port_in_use_is_one_clear_message",
+    "port in use": "test_drive.test_a_port_in_use_ends_the_serve_verb",
     "a client that sends nonsense": "test_serve.test_nonsense_gets_a_text_and_1011_and_others_go_on",
 }
 
@@ -79,7 +86,7 @@ def intake(site: Path, terms: Path, log: Path | None = None, embodiment: Path = 
 
 def one_message(capsys: pytest.CaptureFixture[str], *words: str) -> None:
     said = capsys.readouterr().err
-    assert "Traceback" not in said and said.count("hagane ") >= 1 and "next:" in said, said
+    assert "Traceback" not in said and said.startswith("hagane ") and said.count("\n  next: ") == 1, said
     for word in words:
         assert word in said, said
 
@@ -108,6 +115,90 @@ def test_an_embodiment_with_an_unknown_key(site: Path, capsys: pytest.CaptureFix
     assert intake(site, contract(site, "good"), embodiment=wrong) == 1
     one_message(capsys, f"mill.toml:{line}", "unknown key `rate_khz`", "did you mean `rate_hz`?")
     assert stored(site) == []
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def cut_can(folder: Path) -> Path:
+    log, _ = encode_can([noise(CAR, k, 30) for k in range(2)], CAR, folder)
+    cut(log)
+    return log
+
+
+def no_such_id(folder: Path) -> Path:
+    log, _ = encode_can([noise(CAR, 0, 30)], CAR, folder)
+    dbc = log.with_suffix(".dbc")
+    dbc.write_text("\n\n".join(b for b in dbc.read_text().split("\n\n") if " EGO:" not in b) + "\n")
+    return log
+
+
+def cut_csv(folder: Path) -> Path:
+    log = write_historian([noise(LINE, 0, 30)], LINE, folder / "line.csv")
+    text = log.read_text()
+    log.write_text(text[: text.rindex(",") - 3])  # in a row: its last columns are gone
+    return log
+
+
+def two_units(folder: Path) -> Path:
+    log = write_historian([noise(LINE, 0, 30)], LINE, folder / "line.csv")
+    rows = list(csv.reader(log.read_text().splitlines()))
+    speed = next(i for i, head in enumerate(rows[0]) if "LINE_SPEED" in head)
+    rows[0][speed] = "LINE_SPEED"
+    for k, row in enumerate(rows[1:]):
+        row[speed] += " ft/min" if k == 9 else " m/min"
+    log.write_text("\n".join(",".join(row) for row in rows) + "\n")
+    return log
+
+
+def cut_mcap(folder: Path) -> Path:
+    from hagane.intake.recorder import McapRecorder
+
+    path = folder / "a.mcap"
+    with McapRecorder(path, CAR, "go home", "c0ffee", wait=True) as r:
+        for name, stream in noise(CAR, 0, 60).streams.items():
+            if name != "agents":
+                for time_ns, value in zip(stream.times_ns.tolist(), stream.values, strict=True):
+                    r.write(name, time_ns, value)
+    cut(path)
+    return path
+
+
+def cut_lerobot(folder: Path) -> Path:
+    root = write_episodes(folder / "set", ARM, episodes(ARM, 2))
+    cut(root / "data" / "chunk-000" / "file-000.parquet")
+    return root
+
+
+BAD_LOGS = {
+    "candump": (CAR, cut_can, ("drives", "truncated", "--keep-whole")),
+    "DBC": (CAR, no_such_id, ("no message 'EGO'", ".dbc")),
+    "CSV": (LINE, cut_csv, ("line.csv", "truncated", "--keep-whole")),
+    "units": (LINE, two_units, ("line.csv:11", "'LINE_SPEED'", "two units in one column")),
+    "MCAP": (CAR, cut_mcap, ("a.mcap", "truncated file", "--keep-whole")),
+    "LeRobot": (ARM, cut_lerobot, ("file-000.parquet", "truncated")),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_LOGS)
+def test_a_bad_log_stops_the_verb_and_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    machine, spoil, words = BAD_LOGS[kind]
+    for module in {"candump": ("cantools",), "DBC": ("cantools",), "MCAP": ("mcap",)}.get(kind, ()):
+        pytest.importorskip(module)
+    terms, file = member(tmp_path, machine, "it")
+    (tmp_path / "logs").mkdir()
+    log = spoil(tmp_path / "logs")
+    logs = {p: p.read_bytes() for p in log.parent.rglob("*") if p.is_file()}
+    capsys.readouterr()
+    where = ["--embodiment", file, "--contract", terms, "--name", "it", "--home", str(tmp_path)]
+    assert main(["intake", str(log), *where]) == 1
+    one_message(capsys, *words)
+    left = [p for d in ("sets", "staging") for p in (tmp_path / "catalog" / d).rglob("*") if p.is_file()]
+    assert left == [], "half-written"
+    assert {p: p.read_bytes() for p in log.parent.rglob("*") if p.is_file()} == logs, "the log was touched"
 
 
 def test_a_log_that_is_cut_or_empty_changes_nothing(
