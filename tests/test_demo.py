@@ -66,9 +66,12 @@ def test_a_silent_step_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.slow
 def test_the_whole_story_without_a_network(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hagane", "demo", "--quick", "--out", str(tmp_path / "out")]
-    alone = shutil.which("unshare") and subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode == 0
+    tools = shutil.which("unshare") and shutil.which("ip")
+    alone = tools and subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode == 0
     if alone:
         command = ["unshare", "-rn", "sh", "-c", 'ip link set lo up 2>/dev/null; exec "$@"', "sh", *command]
+    else:
+        print("no network namespace of one's own here: run with the network as it is")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     lines, gaps, last = [], [], time.monotonic()
@@ -83,6 +86,9 @@ def test_the_whole_story_without_a_network(tmp_path: Path) -> None:
     assert "may not be read in 'JP' (allowed: DE)" in said
     verbs = re.findall(r"\$ hagane (\S+)", said)
     assert len(verbs) >= 15 and set(verbs) <= set(VERBS)
-    assert max(gaps[1:]) <= float(os.environ.get("HAGANE_SILENCE_S", "5")), "silent for too long"
+    worst = max(range(len(gaps)), key=gaps.__getitem__)
+    # the wait for the first line counts too; a busy machine may be given longer
+    allowed_s = float(os.environ.get("HAGANE_SILENCE_S", "5"))
+    assert gaps[worst] <= allowed_s, f"silent for {gaps[worst]:.1f} s before line {worst + 1}: {lines[worst]!r}"
     # the largest single process of the tree, in KiB
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 4 * 2**20
