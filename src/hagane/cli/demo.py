@@ -20,7 +20,7 @@ class Demo:
     out: Path = Path("demo-out")
     """Folder for everything that is made."""
     quick: bool = False
-    """A minute instead: everything runs, the model learns little."""
+    """A few minutes instead: everything runs, the model learns little."""
     logs: Literal["", "arm", "road", "mill"] = ""
     """Only let this member's machine write its logs."""
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hagane.demo.teller import Teller
-from hagane.model.weights import latest
 from hagane.terms import HaganeError
 
 
@@ -20,6 +19,9 @@ def served(teller: Teller, run: Path) -> Iterator[str]:
     Raises:
         HaganeError: the server did not come up; its own words are in the message.
     """
+    # torch is loaded only here: the demo's first line must not wait for it
+    from hagane.model.weights import latest
+
     checkpoint = latest(run / "checkpoints")
     args = ["serve", str(checkpoint), "--port", "0"]
     command = [sys.executable, "-m", "hagane", *args]

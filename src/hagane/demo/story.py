@@ -253,5 +253,5 @@ def ending(t: Teller, plan: Plan, seconds: float) -> None:
 
 
 def quick(plan: Plan) -> Plan:
-    """The small version: a minute, everything runs, nothing is skilled."""
+    """The small version: a few minutes, everything runs, nothing is skilled."""
     return replace(plan, recipe="tiny", share=0.03)

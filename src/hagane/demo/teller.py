@@ -14,7 +14,7 @@ from typing import TextIO
 from hagane.console.story import Step
 from hagane.terms import HaganeError
 
-BEAT_S = 2.0
+BEAT_S = 1.5
 """How often a step is looked at; one that was silent for as long gives a sign of life."""
 SHOWN = 14
 """Lines of a step's output that the page keeps."""
