@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import time
@@ -133,8 +134,10 @@ class RemotePolicy:
         # a peer that stops reading must not hold `send` for ever
         seconds, rest = divmod(self.timeout_s, 1)
         bound = struct.pack("ll", int(seconds), int(rest * 1e6))
-        self._connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bound)
         try:
+            # a server that closed at once leaves a socket that can no longer be set: `_receive` says so
+            with contextlib.suppress(OSError):
+                self._connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bound)
             metadata = self._receive()
         except WireError:
             self.close()
