@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from markupsafe import Markup
 from hagane.console.folder import read_run
 from hagane.console.page import context_of
 from hagane.terms import StoreError
+from hagane.terms.files import write_whole
 
 STYLES = ("uplot.min.css", "report.css")
 SCRIPTS = (
@@ -41,7 +41,7 @@ def make_report(run: Path, out: Path | None = None) -> Path:
     """
     html = render(run)
     path = out if out is not None else run / "report.html"
-    write_whole(path, html.encode("utf-8", errors="replace"))
+    write_page(path, html.encode("utf-8", errors="replace"))
     return path
 
 
@@ -74,21 +74,15 @@ def _together(names: tuple[str, ...]) -> Markup:
     return Markup("\n".join(texts))
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_page(path: Path, data: bytes) -> None:
     """Write beside, sync, rename: the old file or the new one, never half.
 
     Raises:
         StoreError: the folder is missing, the disk is full, or it may not be written.
     """
-    beside = path.with_name(f".{path.name}.making")
     try:
-        with beside.open("wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        beside.replace(path)
+        write_whole(path, [data])
     except OSError as e:
-        beside.unlink(missing_ok=True)
         raise StoreError(
             f"cannot write the page: {e.strerror}", where=str(path), next_step="free space, or give another --out"
         ) from None

@@ -82,7 +82,7 @@ def tell(plan: Plan, run_verb: Callable[[Sequence[str]], int]) -> Path:
         args = ["evaluate", str(plan.run), "--world", m.world, "--trials", trials, "--out", str(plan.run)]
         t.verb(f"Evaluate on the {m.world}", [*args, "--every", "2" if m.world != "road" else "1"])
     drives = serve_and_drive(t, plan, worlds)
-    audit = t.verb("Trace the weights to their owners", ["audit", "trace", str(plan.run), *home])
+    t.verb("Trace the weights to their owners", ["audit", "trace", str(plan.run), *home])
     story = Story(
         title="hagane demo: one generalist, three machines",
         machine=computer(),
@@ -94,7 +94,6 @@ def tell(plan: Plan, run_verb: Callable[[Sequence[str]], int]) -> Path:
         lineage=lineage(plan),
         drives=drives,
     )
-    del audit
     (plan.run / "story.json").write_text(json.dumps(dataclasses.asdict(story), indent=1, ensure_ascii=False), "utf-8")
     t.verb("Make the report", ["console", "report", str(plan.run)])
     ending(t, plan, monotonic() - begun)
@@ -113,7 +112,7 @@ def write_all_logs(t: Teller, plan: Plan) -> dict[str, Path]:
     """The members' machines run side by side, each in a process of its own."""
     logs: dict[str, Path] = {}
     with (
-        t.step("Members' machines run and write logs", f"hagane demo --logs arm --out {plan.out}") as _,
+        t.step("Members' machines run and write logs", f"hagane demo --logs arm --out {plan.out}"),
         ProcessPoolExecutor(2, get_context("spawn")) as pool,
     ):
         jobs = {

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from hagane.evaluate.closed_loop import PolicyPilot
 from hagane.evaluate.intervals import bootstrap, wilson
 from hagane.terms import ConfigError, Policy, Row, Scorecard
+from hagane.terms.files import write_whole
 from hagane.worlds import Outcome, Pilot, World, fly, make
 from hagane.worlds.seeds import EVALUATION_SEEDS, check_seeds
 
@@ -142,9 +143,7 @@ def _workers(processes: int) -> Iterator[Callable[[Sequence[Job]], Iterable[Outc
 def save_card(path: Path, card: Scorecard) -> None:
     """Write a card as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.making")
-    beside.write_text(json.dumps(dataclasses.asdict(card), indent=1, ensure_ascii=False), "utf-8")
-    beside.rename(path)
+    write_whole(path, [json.dumps(dataclasses.asdict(card), indent=1, ensure_ascii=False).encode()])
 
 
 def load_card(path: Path) -> Scorecard:

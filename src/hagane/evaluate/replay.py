@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hagane.terms.files import write_whole
 from hagane.worlds import Pilot, World, fly
 
 
@@ -45,6 +46,4 @@ def record_replay(
 def save_replay(path: Path, replay: Mapping[str, Any]) -> None:
     """Write a replay as compact JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.making")
-    beside.write_text(json.dumps(replay, separators=(",", ":"), ensure_ascii=False), "utf-8")
-    beside.rename(path)
+    write_whole(path, [json.dumps(replay, separators=(",", ":"), ensure_ascii=False).encode()])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from hagane.terms import LogError
+from hagane.terms.files import write_whole
 
 
 def read_bytes(path: Path) -> bytes:
@@ -41,15 +41,8 @@ def write_atomic(path: Path, blocks: Iterable[bytes]) -> None:
     Raises:
         LogError: the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as f:
-            for block in blocks:
-                f.write(block)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
+        write_whole(path, blocks)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
         raise LogError(f"cannot be written: {e.strerror}", where=str(path), next_step="check disk and rights") from None

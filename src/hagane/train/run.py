@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import hagane
 from hagane.terms import RunRecord, TrainingError, digest_value, dump_toml, load_toml
+from hagane.terms.files import write_whole
 from hagane.train.config import TrainConfig
 
 
@@ -31,7 +31,7 @@ def begin_run(folder: Path, config: TrainConfig) -> None:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise disk_error(e, folder) from None
-    write_whole(folder / "config.toml", dump_toml(config).encode())
+    write_file(folder / "config.toml", dump_toml(config).encode())
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -65,7 +65,7 @@ def make_record(folder: Path, config: TrainConfig, lineage: Mapping[str, tuple[s
 
 def write_record(folder: Path, record: RunRecord) -> None:
     """Write record.json, whole or not at all."""
-    write_whole(folder / "record.json", json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True).encode())
+    write_file(folder / "record.json", json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True).encode())
 
 
 def code_digest() -> str:
@@ -76,21 +76,15 @@ def code_digest() -> str:
     return total.hexdigest()
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
     """Write beside, sync, rename: the file is the old one or the new one, never half of it.
 
     Raises:
         TrainingError: the disk is full or cannot be written.
     """
-    beside = path.with_name(f".{path.name}.making")
     try:
-        with beside.open("wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        beside.rename(path)
+        write_whole(path, [data])
     except OSError as e:
-        beside.unlink(missing_ok=True)
         raise disk_error(e, path) from None
 
 
@@ -111,7 +105,7 @@ class MetricsFile:
     def __init__(self, path: Path, from_step: int) -> None:
         self.path = path
         kept = [line for line in read_lines(path) if line["step"] <= from_step] if path.exists() else []
-        write_whole(path, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
+        write_file(path, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Append one line.
