@@ -12,7 +12,7 @@ export PYTHON TORCH TORCH_INDEX VENV
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 DEMO_READY := $(VENV)/.ready-intake-worlds
-DEV_READY := $(VENV)/.ready-dev-intake-worlds
+DEV_READY := $(VENV)/.ready-dev-intake-mdf-opcua-worlds
 SETUP := pyproject.toml constraints.txt scripts/setup.py scripts/setup.sh
 
 .PHONY: help demo test test-all check floors names bench bench-lerobot setup clean
@@ -34,7 +34,7 @@ $(DEMO_READY): $(SETUP)
 	@sh scripts/setup.sh intake worlds
 
 $(DEV_READY): $(SETUP)
-	@sh scripts/setup.sh dev intake worlds
+	@sh scripts/setup.sh dev intake mdf opcua worlds
 
 demo: $(DEMO_READY)
 	@$(PY) -m hagane demo

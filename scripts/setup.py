@@ -29,7 +29,9 @@ NEED_GB = 3.0
 NEED_CUDA_GB = 12.0
 # extras that may fail on a machine, and what is then missing; "dev" may not
 PARTS = {
-    "intake": "CAN logs with a DBC and MCAP recordings cannot be read (CSV and LeRobot can)",
+    "intake": "CAN logs with a DBC, MCAP and ROS bags, HDF5 cannot be read (CSV, Parquet and LeRobot can)",
+    "mdf": "MDF4 measurements cannot be read",
+    "opcua": "the history of an OPC UA server cannot be read",
     "worlds": "the arm's world (Meta-World on MuJoCo) cannot run; road and mill can",
 }
 

@@ -137,8 +137,8 @@ def test_the_verb_without_a_contract_only_looks(tmp_path: Path, capsys: pytest.C
     args = ["intake", str(log), "--embodiment", str(tmp_path / "m.toml")]
     assert main(args) == 1 and "no contract given" in capsys.readouterr().err
     assert main([*args, "--dry-run"]) == 0 and "nothing is stored" in capsys.readouterr().out
-    assert main([*args, "--dry-run", "--csv", "colour=red"]) == 1
-    assert "keys are: time, episode" in capsys.readouterr().err
+    assert main([*args, "--dry-run", "--read", "colour=red"]) == 1
+    assert "keys are: bus, gap-s" in capsys.readouterr().err
     (tmp_path / "m.toml").write_text(dump_toml(LINE).replace("rate_hz", "rate_khz", 1))
     assert main([*args, "--dry-run"]) == 1
     assert "did you mean `rate_hz`" in capsys.readouterr().err

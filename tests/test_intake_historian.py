@@ -110,7 +110,7 @@ def test_spreadsheet_days_date_and_clock_apart_and_offsets(tmp_path: Path) -> No
 
 def test_day_or_month_is_not_guessed(tmp_path: Path) -> None:
     text = "time,P,U\n01/02/2026 00:00:00,1,2\n01/02/2026 00:00:01,1,2\n"
-    with pytest.raises(LogError, match=r"1/2 may be day/month(?s:.*)--csv day-first"):
+    with pytest.raises(LogError, match=r"1/2 may be day/month(?s:.*)--read day-first"):
         one(tmp_path, text)
     assert one(tmp_path, text, day_first=True).streams["p"].clock_offset_ns == -1769904000 * 10**9
     assert one(tmp_path, text, day_first=False).streams["p"].clock_offset_ns == -1767312000 * 10**9

@@ -1,7 +1,7 @@
 """Episodes as Arrow tables, at their native rates and without loss: one row a stream.
 
 Columns: times in int64 ns, values in a column of their own type, validity, unit and clock offset a stream.
-Pictures are PNG. The digest of an episode covers its content, not the bytes of a Parquet file, so it stays the same
+The digest of an episode covers its content, not the bytes of a Parquet file, so it stays the same
 over versions of the libraries.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hagane.intake.lerobot_picture import decode_picture, encode_png
+from hagane.intake.picture import decode_picture, encode_png, is_encoded
 from hagane.terms import CorruptError, Episode, Finding, Stream, canonical_json
 
 SCHEMA = pa.schema(
@@ -31,14 +31,15 @@ SCHEMA = pa.schema(
         ("float64", pa.list_(pa.float64())),
         ("int64", pa.list_(pa.int64())),
         ("text", pa.list_(pa.string())),
-        ("png", pa.list_(pa.binary())),
+        ("picture", pa.list_(pa.binary())),
         ("valid", pa.list_(pa.bool_())),
         ("valid_shape", pa.list_(pa.int64())),
         ("unit", pa.list_(pa.string())),
         ("clock_offset_ns", pa.int64()),
     ]
 )
-"""Of the sidecar files. Exactly one of float32, float64, int64, text and png holds a stream's values, row-major."""
+"""Of the sidecar files. Exactly one of float32, float64, int64, text and picture holds a stream's values, row-major.
+Pictures stay as they came: plain ones are PNG (dtype uint8), encoded ones keep their bytes (dtype object)."""
 
 
 _DTYPES = {pa.int64(): np.int64, pa.float32(): np.float32, pa.float64(): np.float64, pa.bool_(): np.bool_}
@@ -49,11 +50,10 @@ def episode_digest(episode: Episode) -> str:
     h = hashlib.sha256(canonical_json(episode_facts(episode)))
     for name in sorted(episode.streams):
         s = episode.streams[name]
-        text = s.values.dtype == object
         head = [name, str(s.values.dtype), s.values.shape, s.valid.shape, s.unit, s.clock_offset_ns]
         h.update(canonical_json(head))
         h.update(np.ascontiguousarray(s.times_ns, "<i8").tobytes())
-        h.update(canonical_json([str(v) for v in s.values]) if text else np.ascontiguousarray(s.values).tobytes())
+        h.update(_content(s.values))
         h.update(np.ascontiguousarray(s.valid, np.bool_).tobytes())
     return h.hexdigest()
 
@@ -88,7 +88,7 @@ def episode_table(episode: Episode) -> pa.Table:
     for kind in ("float32", "float64", "int64"):
         flat = [s.values.reshape(-1) if k == kind else None for s, k in zip(streams, kinds, strict=True)]
         columns[kind] = _lists(flat, SCHEMA.field(kind).type.value_type)
-    for kind, encode in (("text", str), ("png", encode_png)):
+    for kind, encode in (("text", str), ("picture", _encoded)):
         rows = [[encode(v) for v in s.values] if k == kind else None for s, k in zip(streams, kinds, strict=True)]
         columns[kind] = pa.array(rows, SCHEMA.field(kind).type)
     return pa.table([columns[f.name] for f in SCHEMA], schema=SCHEMA)
@@ -136,11 +136,24 @@ def unpack_episode(payload: bytes) -> tuple[dict[str, Any], pa.Table, Episode]:
     return facts, table, read_episode(facts, table, "journal")
 
 
+def _content(values: NDArray[Any]) -> bytes:
+    """The bytes that a digest covers."""
+    if values.dtype != object:
+        return np.ascontiguousarray(values).tobytes()
+    if is_encoded(values):
+        return b"".join(hashlib.sha256(v).digest() for v in values)
+    return canonical_json([str(v) for v in values])
+
+
+def _encoded(picture: bytes | NDArray[np.uint8]) -> bytes:
+    return picture if isinstance(picture, bytes) else encode_png(picture)
+
+
 def _kind(values: NDArray[Any]) -> str:
     if values.dtype == object:
-        return "text"
+        return "picture" if is_encoded(values) else "text"
     if values.dtype == np.uint8 and values.ndim == 4 and values.shape[3] == 3:
-        return "png"
+        return "picture"
     if values.dtype in (np.float32, np.float64):
         return str(values.dtype)
     return "int64" if values.dtype.kind in "iub" else "float64"
@@ -164,8 +177,10 @@ def _stream(row: Mapping[str, Any]) -> Stream:
     dtype = np.dtype(row["dtype"].as_py())
     times = flat("times_ns").astype(np.int64, copy=False)
     shape = (len(times), *row["shape"].as_py())
-    kind = next(k for k in ("float32", "float64", "int64", "text", "png") if row[k].is_valid)
-    if kind == "png":
+    kind = next(k for k in ("float32", "float64", "int64", "text", "picture") if row[k].is_valid)
+    if kind == "picture" and dtype.hasobject:
+        values = np.array(row[kind].as_py(), object)
+    elif kind == "picture":
         pictures = [decode_picture(p) for p in row[kind].as_py()]
         values = np.stack(pictures) if pictures else np.zeros(shape, np.uint8)
     elif kind == "text":

@@ -29,10 +29,9 @@ class Intake:
     """Instruction in words, where the log has none."""
     dbc: Path | None = None
     """CAN definitions; empty takes the only .dbc beside the log."""
-    bus: int | None = None
-    """CAN bus; empty takes the lowest that carries a message."""
-    csv: tuple[str, ...] = ()
-    """How a CSV is to be read, as key=value: time=HEADER, episode=HEADER, encoding=cp1252, day-first=yes."""
+    read: tuple[str, ...] = ()
+    """How the log is to be read where it does not say, as key=value: time=HEADER, episode=HEADER, encoding=cp932,
+    day-first=yes, timezone=Asia/Tokyo, bus=1, gap-s=10, messages=FOLDER (ROS .msg definitions)."""
     keep_whole: bool = False
     """Take what is whole of a truncated log; without it such a log is refused."""
     dry_run: bool = False
@@ -78,24 +77,11 @@ def _store(o: Intake, embodiment: Embodiment) -> int:
 
 def _episodes(o: Intake, embodiment: Embodiment) -> Iterator[Episode]:
     from hagane.intake import read_logs
+    from hagane.intake.options import parse_options
 
     # lazily, so that the contract is judged before a byte of the log is read
-    yield from read_logs(
-        o.path, embodiment, task=o.task, dbc=o.dbc, bus=o.bus, keep_whole=o.keep_whole, **_csv_options(o.csv)
-    )
-
-
-def _csv_options(pairs: tuple[str, ...]) -> dict[str, str | bool]:
-    keys = {"time": "time_column", "episode": "episode_column", "encoding": "encoding", "day-first": "day_first"}
-    found: dict[str, str | bool] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if key not in keys or not equals:
-            raise ConfigError(f"cannot use {pair!r}", where="--csv", next_step=f"keys are: {', '.join(keys)}")
-        if key == "day-first" and value not in ("yes", "no"):
-            raise ConfigError(f"day-first is yes or no, not {value!r}", where="--csv")
-        found[keys[key]] = value == "yes" if key == "day-first" else value
-    return found
+    options = parse_options(o.read)
+    yield from read_logs(o.path, embodiment, task=o.task, dbc=o.dbc, keep_whole=o.keep_whole, **options)
 
 
 class _Report:

@@ -147,7 +147,7 @@ def _refuse_foreign(traffic: Traffic, ids: set[int], where: str) -> None:
         raise LogError(
             f"none of the {len(ids)} messages asked for is in the log; {hint}",
             where=where,
-            next_step="check --dbc, --bus and the embodiment's sources",
+            next_step="check --dbc, --read bus=N and the embodiment's sources",
         )
 
 

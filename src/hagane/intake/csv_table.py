@@ -179,13 +179,13 @@ def _utf8(raw: bytes, encoding: str, where: str) -> bytes:
         raise LogError(
             f"byte 0x{raw[e.start]:02x} is not {encoding}",
             where=f"{where}:{line}",
-            next_step="pass --csv encoding=cp1252 (or shift_jis, utf-16, ...)",
+            next_step="pass --read encoding=cp1252 (or shift_jis, utf-16, ...)",
         ) from None
     except LookupError:
         raise LogError(f"unknown encoding {encoding!r}", where=where, next_step="as cp1252 or shift_jis") from None
     if "\0" in text:
         raise LogError(
-            "holds zero bytes: not text", where=where, next_step="pass --csv encoding=utf-16, or export again"
+            "holds zero bytes: not text", where=where, next_step="pass --read encoding=utf-16, or export again"
         )
     return raw if encoding.lower().replace("-", "") == "utf8" else text.encode("utf-8")
 

@@ -50,7 +50,7 @@ def time_columns(table: CsvTable, wanted: str) -> tuple[str, ...]:
     raise LogError(
         f"no time column among {', '.join(table.names[:8])}",
         where=f"{table.where}:1",
-        next_step="pass --csv time=HEADER",
+        next_step="pass --read time=HEADER",
     )
 
 
@@ -112,7 +112,7 @@ def _stamps(table: CsvTable, text: Any, name: str, day_first: bool | None) -> ND
     if bad.any():
         row = int(np.argmax(bad))
         cell = text[row].as_py()
-        raise LogError(f"not a time: {cell[:40]!r}", where=table.place(row, name), next_step="pass --csv time=HEADER")
+        raise LogError(f"not a time: {cell[:40]!r}", where=table.place(row, name), next_step="pass --read time=HEADER")
 
     def whole(key: str) -> NDArray[np.int64]:
         field = pc.struct_field(parts, key)
@@ -148,7 +148,7 @@ def _day_first(table: CsvTable, name: str, a: NDArray[np.int64], b: NDArray[np.i
     raise LogError(
         f"{a[0]}/{b[0]} may be day/month or month/day",
         where=table.place(0, name),
-        next_step="pass --csv day-first=yes or --csv day-first=no",
+        next_step="pass --read day-first=yes or --read day-first=no",
     )
 
 

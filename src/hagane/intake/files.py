@@ -35,6 +35,21 @@ def head_of(path: Path, size: int = 4096) -> bytes:
         return b""
 
 
+def refuse_outside(path: Path, root: Path) -> None:
+    """Refuse a path that leads out of `root`, by a symbolic link or by "..".
+
+    Raises:
+        LogError: it does.
+    """
+    real, home = path.resolve(), root.resolve()
+    if not real.is_relative_to(home):
+        raise LogError(
+            f"leads out of the folder, to {real}",
+            where=str(path),
+            next_step="copy the file itself into the folder: links are not followed",
+        )
+
+
 def write_atomic(path: Path, blocks: Iterable[bytes]) -> None:
     """Write blocks to a file that is complete or absent: temporary name, fsync, rename.
 

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hagane.intake.lerobot_layout import VERSION, Feature, check_template, feature_name, read_features
-from hagane.intake.lerobot_picture import decode_picture, read_video
 from hagane.intake.options import Options
+from hagane.intake.picture import decode_picture, read_video
 from hagane.intake.sources import nearest
 from hagane.terms import APPLIED, Channel, Embodiment, Episode, LogError, Stream, digest_file, digest_value
 

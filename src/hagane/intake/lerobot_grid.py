@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hagane.intake.picture import picture_size
 from hagane.terms import APPLIED, Channel, Embodiment, Episode, LogError, Reading, Stream
 
 JITTER = 0.05
@@ -108,6 +109,15 @@ def _slack(step_ns: int) -> int:
 
 def _check(episode: Episode, channel: Channel, name: str) -> None:
     stream = episode.streams[name]
+    if channel.kind == "image" and stream.values.dtype == object:
+        for data in stream.values[:1]:
+            if picture_size(data, f"{episode.id} {name}") != channel.shape[:2]:
+                found = "x".join(map(str, picture_size(data)))
+                raise LogError(
+                    f"pictures of {found}, the channel has {channel.shape[0]}x{channel.shape[1]}",
+                    where=f"{episode.id} {name}",
+                )
+        return
     flags = (channel.places,) if channel.kind == "set" else ()
     if stream.values.shape[1:] != channel.shape or stream.valid.shape[1:] != flags:
         raise LogError(

@@ -31,8 +31,8 @@ from hagane.intake.lerobot_layout import (
     info_table,
     tasks_table,
 )
-from hagane.intake.lerobot_picture import encode_png, is_encoded
 from hagane.intake.lerobot_stats import STATS, Stats, StatsBuilder, plain
+from hagane.intake.picture import encode_png, is_encoded, plain_pictures
 from hagane.terms import ConfigError, StoreError
 
 Rows = Mapping[str, NDArray[Any]]
@@ -143,7 +143,7 @@ def write_set(
             length = len(next(iter(rows.values())))
             task_index = tasks.setdefault(task, len(tasks))
             full = {**rows, **_frame_columns(length, number, data.frames, task_index, fps)}
-            stats.append(builder.add({k: _plain_picture(v) for k, v in full.items()}))
+            stats.append(builder.add({k: plain_pictures(v) if is_encoded(v) else v for k, v in full.items()}))
             start = data.frames
             chunk, file = data.write(full)
             index.append(_index_row(number, task, length, chunk, file, start))
@@ -297,9 +297,3 @@ def _unbatch(table: pa.Table, features: Mapping[str, Feature]) -> Rows:
         else:
             out[name] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, f.width)
     return out
-
-
-def _plain_picture(values: NDArray[Any]) -> NDArray[Any]:
-    from hagane.intake.lerobot_picture import decode_picture
-
-    return np.stack([decode_picture(v) for v in values]) if is_encoded(values) else values

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+from zoneinfo import ZoneInfo
 
-from hagane.terms import Embodiment, Episode
+from hagane.terms import ConfigError, Embodiment, Episode
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,53 @@ class Options:
     """Order of 01/02/2026 in a CSV; None decides from the values, and refuses when they do not tell."""
     encoding: str = "utf-8"
     """Text encoding of a CSV."""
+    timezone: str = ""
+    """IANA name ("Asia/Tokyo") of stamps that carry no zone; "" takes them as they stand."""
+    messages: Path | None = None
+    """Folder (or file) of ROS message definitions (.msg) that a bag does not carry itself."""
     keep_whole: bool = False
     """True takes what lies whole before the cut of a truncated log (drives of a CAN log, rows of a CSV, messages of
     an MCAP) and a finding says so; False refuses such a log."""
+
+
+_KEYS = {
+    "bus": "bus",
+    "gap-s": "gap_s",
+    "time": "time_column",
+    "episode": "episode_column",
+    "day-first": "day_first",
+    "encoding": "encoding",
+    "timezone": "timezone",
+    "messages": "messages",
+}
+
+
+def parse_options(pairs: Sequence[str], where: str = "--read") -> dict[str, Any]:
+    """Fields of `Options` from key=value words, as people type them.
+
+    Raises:
+        ConfigError: an unknown key, or a value that is none.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if key not in _KEYS or not equals:
+            raise ConfigError(f"cannot use {pair!r}", where=where, next_step=f"keys are: {', '.join(_KEYS)}")
+        try:
+            found[_KEYS[key]] = _PARSERS.get(key, str)(value)
+        except (ValueError, KeyError):
+            raise ConfigError(f"{key} cannot be {value!r}", where=where, next_step=_ADVICE.get(key, "")) from None
+    return found
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "bus": int,
+    "gap-s": float,
+    "day-first": {"yes": True, "no": False}.__getitem__,
+    "timezone": lambda name: ZoneInfo(name).key,
+    "messages": Path,
+}
+_ADVICE = {"day-first": "say yes or no", "bus": "give its number", "timezone": 'give an IANA name: "Asia/Tokyo"'}
 
 
 class LogFormat(Protocol):

@@ -26,7 +26,8 @@ class Stream:
     times_ns: NDArray[np.int64]
     """[N] nanoseconds, on the episode's clock, in arrival order."""
     values: NDArray[Any]
-    """[N, *shape]; text channels hold [N] objects of type str."""
+    """[N, *shape]; text channels hold [N] objects of type str. Images are [N, H, W, 3] uint8, or [N] objects of
+    type bytes, each a JPEG or PNG as the log had it."""
     valid: NDArray[np.bool_]
     """[N], or [N, n] for sets: False where the reading is missing or was refused by a check."""
     unit: tuple[str, ...] = ("1",)
