@@ -114,7 +114,9 @@ def read_episode(facts: Mapping[str, Any], table: pa.Table, where: str) -> Episo
 
 def pack_episode(episode: Episode) -> bytes:
     """An episode as bytes, for the journal."""
-    head = canonical_json({**episode_facts(episode), "content": episode_digest(episode)})
+    counts = {name: [len(s), int(s.valid.any(tuple(range(1, s.valid.ndim))).sum())] for name, s in episode.streams.items()}
+    told = {"content": episode_digest(episode), "span_ns": list(episode.span_ns), "samples": counts}
+    head = canonical_json({**episode_facts(episode), **told})
     table = episode_table(episode).replace_schema_metadata({"facts": head})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -123,7 +125,7 @@ def pack_episode(episode: Episode) -> bytes:
 
 
 def unpack_facts(payload: bytes) -> dict[str, Any]:
-    """Facts of a packed episode, with its digest under "content"."""
+    """Facts of a packed episode, with its digest under "content" and [samples, valid samples] by stream."""
     facts: dict[str, Any] = json.loads(pa.ipc.open_stream(payload).schema.metadata[b"facts"])
     return facts
 
