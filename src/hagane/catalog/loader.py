@@ -86,19 +86,23 @@ class Loader:
                 raise ConfigError(f"embodiment {c.embodiment.name!r} is described differently in {c.name!r}")
 
     @property
-    def digest(self) -> str:
-        """Covers the data sets' content, the mixture and the size of a step: equal digests give equal batches."""
+    def cursor(self) -> dict[str, str]:
+        """Two hashes that, with the step, say where a run stands: the data, and how it is mixed and drawn."""
         videos = sorted(n for n, c in self.datasets.items() if c.mode == "video" and c.pictures)
-        told: dict[str, Any] = {
-            "datasets": {n: c.digest for n, c in self.datasets.items()},
+        mixed: dict[str, Any] = {
             "weights": dict(self.mixture.weights),
             "temperature": self.mixture.temperature,
             "seed": self.mixture.seed,
             "samples_per_step": self.samples_per_step,
             "split": self.split,
-            **({"videos": videos} if videos else {}),
+            "videos": videos,
         }
-        return digest_value(told)
+        return {"data": digest_value({n: c.digest for n, c in self.datasets.items()}), "mixture": digest_value(mixed)}
+
+    @property
+    def digest(self) -> str:
+        """Of the cursor: equal digests give equal batches."""
+        return digest_value(self.cursor)
 
     @property
     def samples(self) -> dict[str, int]:

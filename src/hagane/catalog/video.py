@@ -39,7 +39,7 @@ def encode_video(jpegs: Sequence[bytes], rate_hz: float) -> bytes:
     if not jpegs:
         return b""
     out = io.BytesIO()
-    with av.open(out, "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with av.open(out, "w", format="mp4") as container:
         stream: Any = None
         for jpeg in jpegs:
             image = decode_picture(jpeg)
