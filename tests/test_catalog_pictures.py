@@ -206,7 +206,7 @@ def test_a_picture_of_another_size_is_refused(tmp_path: Path) -> None:
     broken[1] = broken[1][: len(broken[1]) // 2]
     stream = Stream(jpegs.streams["left"].times_ns, broken, jpegs.streams["left"].valid)
     object.__setattr__(jpegs, "streams", {**jpegs.streams, "left": stream})
-    with pytest.raises(LogError, match="a picture cannot be (read|decoded)"):
+    with pytest.raises(LogError, match=r"a picture cannot be (read|decoded)"):
         home.catalog().add("eyes-demo", EYES, home.contract(EYES), [jpegs])
     assert home.catalog().ls() == () and home.catalog().unfinished() == ()
     assert EYES.channel("left").shape == SIZE

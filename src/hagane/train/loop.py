@@ -40,15 +40,18 @@ def build_model(config: TrainConfig, data: CatalogData, shape: ModelConfig | Non
     Args:
         config: the run's.
         data: its machines and statistics.
-        shape: of a checkpoint that will be loaded into it.
+        shape: of a checkpoint that will be loaded into it, normaliser included.
     """
+    fresh = shape is None
     if shape is None:
         shape = make_config(config.size, data.embodiments, head=config.head)
         if config.experts:
             shape = ModelConfig(config.size, shape.embodiments, dict(config.experts), config.head)
     model = Generalist(shape)
     model.reset_parameters(config.seed)
-    model.fit_normaliser(data.stats)
+    if fresh:
+        # a run that goes on keeps its scales, whatever data came or went
+        model.fit_normaliser(data.stats)
     if path := vision_file(config):
         init_vision(model, path)
     return model
