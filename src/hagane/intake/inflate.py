@@ -21,7 +21,8 @@ ALWAYS_BYTES = 64 << 20
 MOST_BYTES = 2 << 30
 """The largest block that is ever inflated into memory."""
 MOST_RATIO = 200
-_BLOCK = 1 << 20
+_STEP = 4096
+"""Compressed bytes taken at once: a zstd block of 4 bytes may be 128 KiB of zeros, so this is 128 MiB at most."""
 ZSTD = b"\x28\xb5\x2f\xfd"
 
 
@@ -104,18 +105,21 @@ def zstd_file(source: IO[bytes], size: int, where: str) -> Iterator[bytes]:
     )
     if told is not None and told > most:
         raise bomb
-    done = 0
-    unpack = _zstd().ZstdDecompressor().decompressobj(read_across_frames=True)
+    done, unpack = 0, None
     try:
-        while data := source.read(_BLOCK):
-            raw: bytes = unpack.decompress(data)
-            done += len(raw)
-            if done > most:
-                raise bomb
-            yield raw
+        while data := source.read(_STEP):
+            while data:
+                unpack = unpack or _zstd().ZstdDecompressor().decompressobj()
+                raw: bytes = unpack.decompress(data)
+                done += len(raw)
+                if done > most:
+                    raise bomb
+                yield raw
+                # one frame may follow another
+                data, unpack = (unpack.unused_data, None) if unpack.eof else (b"", unpack)
     except _zstd().ZstdError as e:
         raise LogError(f"damaged zstd: {e}", where=where, next_step="copy it again from the machine") from None
-    if not unpack.eof:
+    if unpack is not None:
         raise EOFError
 
 
@@ -133,8 +137,10 @@ def zstd_head(path: Path, size: int = 1 << 16) -> bytes:
 
 
 def _zstd() -> Any:
-    import zstandard
-
+    try:
+        import zstandard
+    except ImportError:
+        raise LogError("inflating zstd needs zstandard", next_step='pip install "hagane[intake]"') from None
     return zstandard
 
 
