@@ -119,6 +119,7 @@ def write_ros2(
 def write_ros1(path: Path, messages: list[Message], types: Any, compression: str = "") -> Path:
     """A .bag file, as ROS 1 writes it."""
     writer = Writer1(path)
+    writer.chunk_threshold = 8192
     if compression:
         writer.set_compression(Writer1.CompressionFormat[compression.upper()])
     with writer:

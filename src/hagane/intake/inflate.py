@@ -98,13 +98,9 @@ def zstd_file(source: IO[bytes], size: int, where: str) -> Iterator[bytes]:
     most = max(ALWAYS_BYTES, MOST_RATIO * size)
     told = _frame_size("zstd", source.read(64))
     source.seek(0)
-    bomb = LogError(
-        f"a compressed file of {size} bytes claims to hold {told if told is not None else f'more than {most}'}",
-        where=where,
-        next_step="copy it again from the machine, or take it out",
-    )
+    advice = "copy it again from the machine, or take it out"
     if told is not None and told > most:
-        raise bomb
+        raise LogError(f"a compressed file of {size} bytes claims to hold {told}", where=where, next_step=advice)
     done, unpack = 0, None
     try:
         while data := source.read(_STEP):
@@ -113,7 +109,8 @@ def zstd_file(source: IO[bytes], size: int, where: str) -> Iterator[bytes]:
                 raw: bytes = unpack.decompress(data)
                 done += len(raw)
                 if done > most:
-                    raise bomb
+                    what = f"a compressed file of {size} bytes holds more than {most}"
+                    raise LogError(what, where=where, next_step=advice)
                 yield raw
                 # one frame may follow another
                 data, unpack = (unpack.unused_data, None) if unpack.eof else (b"", unpack)

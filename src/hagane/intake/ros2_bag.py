@@ -38,6 +38,8 @@ class _Meta:
     distro: str
     counts: Mapping[str, int]
     """Messages a topic, over all files."""
+    cut: str = ""
+    """Words for files that are missing."""
 
 
 def sniff(path: Path) -> bool:
@@ -57,13 +59,11 @@ def read(path: Path, embodiment: Embodiment, options: Options) -> Iterator[Episo
             their end (unless `keep_whole`), or as `episode_of` says.
     """
     meta = _meta(path, options.keep_whole) if path.is_dir() else _Meta((path,), False, "", {})
-    log = TopicLog(path)
+    log = TopicLog(path, cut=meta.cut)
     wanted = wanted_topics(embodiment)
     for file in meta.files:
         _scan(file, log, wanted, options.keep_whole, meta.zstd_messages)
     log.distro = meta.distro or log.distro
-    if path.is_dir() and not log.cut and any(not f.exists() for f in meta.files):
-        log.cut = "files of the bag are missing"
     counted = {name: t.count for name, t in log.topics.items()}
     digests = [digest_file(f) for f in meta.files]
     digest = digests[0] if len(digests) == 1 else digest_value(digests)
@@ -108,9 +108,9 @@ def _meta(folder: Path, keep: bool) -> _Meta:
             where=where,
             next_step="copy the whole folder again" + ("" if len(missing) == len(files) else ", or pass --keep-whole"),
         )
-    if missing:
-        counts = {}
-    return _Meta(tuple(f for f in files if f.exists()), mode == "message", str(about.get("ros_distro") or ""), counts)
+    there = tuple(f for f in files if f.exists())
+    cut = f"files of the bag are missing: {', '.join(missing[:5])}" if missing else ""
+    return _Meta(there, mode == "message", str(about.get("ros_distro") or ""), counts, cut)
 
 
 def _file(folder: Path, name: str) -> Path:

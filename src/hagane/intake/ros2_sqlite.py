@@ -8,11 +8,14 @@ Schema: https://github.com/ros2/rosbag2 (rosbag2_storage_sqlite3); file format: 
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import struct
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from hagane.intake.ros_types import full_name
@@ -21,6 +24,7 @@ from hagane.terms import LogError
 
 MAGIC = b"SQLite format 3\0"
 _DIALECTS = {"ros2msg": "msg", "ros2idl": "idl"}
+_MOST_FILL = 1 << 30
 _LOST = "some pages of the file are missing"
 
 
@@ -52,12 +56,17 @@ def scan_sqlite(path: Path, log: TopicLog, wanted: Wanted, keep: bool, zstd: boo
         )
     before = sum(t.count for t in log.topics.values())
     try:
-        with _opened(path, bool(cut)) as db:
+        with _opened(path, cut) as db:
             _check_tables(db, where)
             if not cut and (fault := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(str(fault).replace("\n", " ")[:120])
             topics = _topics(db, log, wanted, zstd)
-            _messages(db, topics, where)
+            rows = _rows(db, topics)
+            if cut.startswith(_LOST):
+                with _filled(path) as other:
+                    _take(_in_both(rows, _rows(other, topics)), topics, where)
+            else:
+                _take(rows, topics, where)
     except (sqlite3.Error, sqlite3.Warning, UnicodeDecodeError, OverflowError) as e:
         if not cut:
             raise LogError(f"damaged bag: {e}", where=where, next_step="copy it again from the machine") from None
@@ -72,25 +81,28 @@ def _cut(path: Path) -> str:
         head = f.read(100)
     if len(head) < 100:
         return "it has no whole first page"
-    (page,), (pages,) = struct.unpack(">H", head[16:18]), struct.unpack(">I", head[28:32])
-    page = 65536 if page == 1 else page
-    size = path.stat().st_size
-    # a count of pages is only told where the two change counters agree
-    if head[24:28] == head[92:96] and pages * page > size:
-        return f"{_LOST} ({size} bytes of {pages * page})"
+    size, told = path.stat().st_size, _told_bytes(head)
+    if told > size:
+        return f"{_LOST} ({size} bytes of {told})"
     log = path.with_name(path.name + "-wal")
     if log.exists() and log.stat().st_size:
         return f"the recorder did not close it: {log.name} holds messages of its own"
     return ""
 
 
+def _told_bytes(head: bytes) -> int:
+    """Bytes that the file says it has; 0 when it does not say (its two change counters differ)."""
+    (page,), (pages,) = struct.unpack(">H", head[16:18]), struct.unpack(">I", head[28:32])
+    return int(pages * (65536 if page == 1 else page)) if head[24:28] == head[92:96] else 0
+
+
 @contextmanager
-def _opened(path: Path, broken: bool) -> Iterator[sqlite3.Connection]:
+def _opened(path: Path, cut: str) -> Iterator[sqlite3.Connection]:
     """The database, read only, with nothing in it trusted."""
     with closing(sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1", uri=True)) as db:
         db.execute("PRAGMA trusted_schema=OFF")
         db.execute("PRAGMA query_only=ON")
-        if broken:
+        if cut:
             # without this SQLite refuses a file that is shorter than its first page says
             db.execute("PRAGMA writable_schema=ON")
         db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(path.stat().st_size, 1 << 16))
@@ -123,16 +135,48 @@ def _topics(db: sqlite3.Connection, log: TopicLog, wanted: Wanted, zstd: bool) -
     return found
 
 
-def _messages(db: sqlite3.Connection, topics: dict[int, tuple[Topic, bool]], where: str) -> None:
-    # in the order of the file, which is the order of recording
-    for number, (topic, wanted) in topics.items():
-        if not wanted:
-            (count,) = db.execute("SELECT count(*) FROM messages WHERE topic_id = ?", (number,)).fetchone()
-            topic.count += int(count)
+_Row = tuple[Any, Any, Any]
+"""Number of the topic, log time, and the message where its topic is wanted (else None)."""
+
+
+def _rows(db: sqlite3.Connection, topics: dict[int, tuple[Topic, bool]]) -> Iterator[_Row]:
+    """All messages in the order of the file, which is the order of recording."""
     names = ",".join(str(int(n)) for n, (_, wanted) in topics.items() if wanted)
-    query = f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({names}) ORDER BY rowid"
-    for number, time_ns, data in db.execute(query):
-        if not isinstance(time_ns, int) or not isinstance(data, bytes):
-            raise LogError("damaged bag: a message without time or bytes", where=where, next_step="copy it again")
-        topics[number][0].put(time_ns, data)
-        topics[number][0].count += 1
+    data = f"CASE WHEN topic_id IN ({names}) THEN data END"
+    return iter(db.execute(f"SELECT topic_id, timestamp, {data} FROM messages ORDER BY rowid"))
+
+
+def _take(rows: Iterator[_Row], topics: dict[int, tuple[Topic, bool]], where: str) -> None:
+    for number, time_ns, data in rows:
+        topic, wanted = topics.get(number, (None, False))
+        if topic is None or (wanted and not (isinstance(time_ns, int) and isinstance(data, bytes))):
+            what = "a message of no topic" if topic is None else "a message without time or bytes"
+            raise LogError(f"damaged bag: {what}", where=where, next_step="copy it again from the machine")
+        topic.count += 1
+        if wanted:
+            topic.put(time_ns, data)
+
+
+def _in_both(rows: Iterator[_Row], others: Iterator[_Row]) -> Iterator[_Row]:
+    """SQLite reads a lost page as zeros: a message is whole when other bytes in its place change nothing."""
+    for row, other in zip(rows, others, strict=False):
+        if row == other:
+            yield row
+
+
+@contextmanager
+def _filled(path: Path) -> Iterator[sqlite3.Connection]:
+    """A copy whose lost pages are full of ones."""
+    with tempfile.TemporaryDirectory(prefix="hagane-") as folder:
+        copy = Path(folder) / "bag"
+        with path.open("rb") as source, copy.open("wb") as out:
+            head = source.read(100)
+            source.seek(0)
+            shutil.copyfileobj(source, out)
+            left = _told_bytes(head) - path.stat().st_size
+            if left > max(_MOST_FILL, 16 * path.stat().st_size):
+                raise sqlite3.DatabaseError(f"{left} bytes are missing")
+            for k in range(0, left, 1 << 20):
+                out.write(b"\xff" * min(1 << 20, left - k))
+        with _opened(copy, "filled") as db:
+            yield db
