@@ -302,3 +302,42 @@ def _ros1(messages: list[Any]) -> tuple[list[Any], Any]:
     again, _ = arm_drive(types, steps=len({m[2] for m in messages if m[0] == "/command"}))
     keep = {(m[0], m[2]) for m in messages}
     return [m for m in again if (m[0], m[2]) in keep], types
+
+
+def test_a_long_silence_starts_another_episode_where_asked(tmp_path: Path) -> None:
+    types = store()
+    messages, _ = arm_drive(types, steps=20)
+    later, told = arm_drive(types, seed=1, steps=20)
+    shift_ns = 60 * S
+    moved = [(t, kind, at + shift_ns, _later(m, shift_ns)) for t, kind, at, m in later]
+    path = write_mcap(tmp_path / "a.mcap", messages + moved, types)
+    (one,) = read_logs(path, ARM)
+    assert len(one.streams["joints"]) == 40
+    first, second = read_logs(path, ARM, gap_s=10.0)
+    assert (first.id, second.id) == ("a-00000", "a-00001") and first.findings == second.findings == ()
+    told["stamps_ns"] = [t + shift_ns for t in told["stamps_ns"]]
+    same(second, told)
+
+
+def _later(message: Any, by_ns: int) -> Any:
+    if hasattr(message, "header"):
+        message.header.stamp.sec += by_ns // S
+    return message
+
+
+def test_a_picture_inside_a_message(tmp_path: Path) -> None:
+    types = store(eye_msgs__Eye="std_msgs/Header header\nfloat64 zoom\nsensor_msgs/CompressedImage image\n")
+    picture = encode_png(np.zeros((4, 4, 3), np.uint8))
+    kind = "sensor_msgs/msg/CompressedImage"
+    messages = []
+    for k in range(5):
+        at_ns = START_NS + k * S // 20
+        head = header(types, at_ns)
+        image = types.types[kind](header=head, format="png", data=np.frombuffer(picture, np.uint8))
+        message = types.types["eye_msgs/msg/Eye"](header=head, zoom=2.0, image=image)
+        messages.append(("/eye", "eye_msgs/msg/Eye", at_ns, message))
+    path = write_mcap(tmp_path / "a.mcap", messages, types)
+    eye = Channel("eye", kind="image", shape=(4, 4, 3), source=("/eye.image",))
+    (episode,) = read_logs(path, arm(eye, Channel("zoom", source=("eye.zoom",))))
+    assert episode.streams["eye"].values.tolist() == [picture] * 5
+    assert episode.streams["zoom"].values[:, 0].tolist() == [2.0] * 5

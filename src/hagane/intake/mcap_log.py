@@ -18,7 +18,7 @@ from hagane.intake.mcap_scan import MAGIC, scan_mcap
 from hagane.intake.options import Options
 from hagane.intake.sources import units_of
 from hagane.intake.streams import unmapped
-from hagane.intake.topic_episode import episode_of
+from hagane.intake.topic_episode import episodes_of
 from hagane.intake.topic_fields import json_messages
 from hagane.intake.topic_log import Topic, TopicLog, wanted_topics
 from hagane.terms import APPLIED, Channel, Embodiment, Episode, Finding, LogError, Stream, digest_file
@@ -52,7 +52,7 @@ def read(path: Path, embodiment: Embodiment, options: Options) -> Iterator[Episo
     name = log.about.get("episode") or log.about.get("episode_id") or path.stem
     if any(t.schema == STREAM_SCHEMA for t in log.topics.values()):
         return iter((_own_episode(log, embodiment, options, name),))
-    return iter((episode_of(log, embodiment, options, name, digest_file(path)),))
+    return iter(episodes_of(log, embodiment, options, name, digest_file(path)))
 
 
 def _own_episode(log: TopicLog, embodiment: Embodiment, options: Options, name: str) -> Episode:

@@ -15,7 +15,7 @@ from hagane.intake.files import head_of
 from hagane.intake.inflate import Inflater
 from hagane.intake.options import Options
 from hagane.intake.ros_types import full_name
-from hagane.intake.topic_episode import episode_of
+from hagane.intake.topic_episode import episodes_of
 from hagane.intake.topic_log import Topic, TopicLog, Wanted, wanted_topics
 from hagane.terms import Embodiment, Episode, LogError, digest_file
 
@@ -34,12 +34,12 @@ def read(path: Path, embodiment: Embodiment, options: Options) -> Iterator[Episo
     """The episode of a ROS 1 bag.
 
     Raises:
-        LogError: another version, damaged, without its end (unless `keep_whole`), or as `episode_of` says.
+        LogError: another version, damaged, without its end (unless `keep_whole`), or as `episodes_of` says.
     """
     log = TopicLog(path)
     with path.open("rb") as file:
         scan_ros1(file, path.stat().st_size, log, wanted_topics(embodiment), options.keep_whole)
-    return iter((episode_of(log, embodiment, options, path.name.split(".")[0], digest_file(path)),))
+    return iter(episodes_of(log, embodiment, options, path.name.split(".")[0], digest_file(path)))
 
 
 class _Damaged(Exception):

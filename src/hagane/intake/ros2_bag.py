@@ -20,7 +20,7 @@ from hagane.intake.mcap_scan import MAGIC as MCAP
 from hagane.intake.mcap_scan import scan_mcap
 from hagane.intake.options import Options
 from hagane.intake.ros2_sqlite import is_ros2_sqlite, scan_sqlite
-from hagane.intake.topic_episode import episode_of
+from hagane.intake.topic_episode import episodes_of
 from hagane.intake.topic_log import TopicLog, Wanted, wanted_topics
 from hagane.terms import Embodiment, Episode, Finding, LogError, digest_file, digest_value
 
@@ -56,7 +56,7 @@ def read(path: Path, embodiment: Embodiment, options: Options) -> Iterator[Episo
 
     Raises:
         LogError: metadata that cannot be read or names files that are not there, files that are damaged or without
-            their end (unless `keep_whole`), or as `episode_of` says.
+            their end (unless `keep_whole`), or as `episodes_of` says.
     """
     meta = _meta(path, options.keep_whole) if path.is_dir() else _Meta((path,), False, "", {})
     log = TopicLog(path, cut=meta.cut)
@@ -67,12 +67,12 @@ def read(path: Path, embodiment: Embodiment, options: Options) -> Iterator[Episo
     counted = {name: t.count for name, t in log.topics.items()}
     digests = [digest_file(f) for f in meta.files]
     digest = digests[0] if len(digests) == 1 else digest_value(digests)
-    episode = episode_of(log, embodiment, options, _name(meta.files[0]), digest)
+    episodes = episodes_of(log, embodiment, options, _name(meta.files[0]), digest)
     fewer = {t: n - counted.get(t, 0) for t, n in meta.counts.items() if n > counted.get(t, 0)}
     if fewer and not log.cut:
         text = f"{_META} counts {sum(fewer.values())} more messages, of {', '.join(sorted(fewer))}"
-        episode = episode.with_findings(Finding("missing", episode.id, "*", 0, sum(fewer.values()), text))
-    return iter((episode,))
+        episodes = [e.with_findings(Finding("missing", e.id, "*", 0, sum(fewer.values()), text)) for e in episodes]
+    return iter(episodes)
 
 
 def _name(file: Path) -> str:

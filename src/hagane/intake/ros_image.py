@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hagane.intake.picture import MOST_PIXELS, picture_size
-from hagane.intake.ros_types import Types, full_name
+from hagane.intake.ros_types import Types, kind_of
 from hagane.intake.topic_fields import Column
 from hagane.intake.topic_log import FieldPath, Topic
 from hagane.terms import LogError
@@ -42,18 +42,25 @@ class Pictures:
     """The first of them."""
 
 
-def picture_paths(topic: Topic, types: Types, where: str) -> tuple[FieldPath, ...]:
+def picture_paths(topic: Topic, types: Types, inside: FieldPath, where: str) -> tuple[FieldPath, ...]:
     """The fields that make a picture.
+
+    Args:
+        topic: whose messages.
+        types: what they are made of.
+        inside: field that holds the picture; () when the message is one.
+        where: log and topic, for messages to people.
 
     Raises:
         LogError: the topic's messages are no pictures.
     """
-    names = {(name,) for name, _ in types.get(full_name(topic.schema), ())}
+    name = kind_of(types, topic.schema, inside, where).name if types else topic.encoding
+    names = {(name,) for name, _ in types.get(name, ())}
     for paths in (_RAW, _COMPRESSED):
         if set(paths) <= names:
             return paths
     raise LogError(
-        f"messages of type {topic.schema or topic.encoding!r} are no pictures",
+        f"messages of type {name!r} are no pictures",
         where=where,
         next_step="an image channel needs a topic of sensor_msgs/Image or CompressedImage as its source",
     )

@@ -20,13 +20,11 @@ from hagane.intake.ros_image import picture_paths, pictures_of
 from hagane.intake.ros_stamps import Times, stamp_paths, times_of
 from hagane.intake.ros_types import Types, types_of
 from hagane.intake.sources import column_sources, nearest, units_of
-from hagane.intake.streams import nearest_index, on_episode_clock, unmapped
+from hagane.intake.streams import nearest_index
 from hagane.intake.topic_fields import Column, columns, unpacked
 from hagane.intake.topic_log import FieldPath, Topic, TopicLog, image_source, split_source
-from hagane.terms import Channel, Embodiment, Episode, Finding, LogError, Stream
-from hagane.terms.episode import FindingKind
-
-_GONE_S, _GONE_PERIODS = 2.0, 10
+from hagane.intake.topic_pieces import Remark, pieces_of
+from hagane.terms import Channel, Embodiment, Episode, LogError, Stream
 
 
 @dataclass
@@ -50,24 +48,13 @@ class _Job:
         self.topic.payloads.clear()
 
 
-@dataclass(frozen=True)
-class _Remark:
-    """A finding before the episode has its clock."""
-
-    kind: FindingKind
-    stream: str
-    time_ns: int
-    count: int
-    detail: str
-
-
-def episode_of(log: TopicLog, embodiment: Embodiment, options: Options, name: str, digest: str) -> Episode:
-    """The episode in a log of topics.
+def episodes_of(log: TopicLog, embodiment: Embodiment, options: Options, name: str, digest: str) -> list[Episode]:
+    """The episode in a log of topics; several where `options.gap_s` says so.
 
     Args:
         log: its messages.
         embodiment: whose channels are read.
-        options: task, folder of message definitions.
+        options: task, folder of message definitions, the silence that starts another episode.
         name: id of the episode.
         digest: sha256 of the log.
 
@@ -83,29 +70,26 @@ def episode_of(log: TopicLog, embodiment: Embodiment, options: Options, name: st
         job.topic.sort()
         job.run()
     streams: dict[str, Stream] = {}
-    remarks: list[_Remark] = []
-    missing: list[Finding] = []
+    remarks: list[Remark] = []
+    missing: dict[str, str] = {}
     for channel in embodiment.channels():
         parts = plan[channel.name]
         if any(not len(j.times.times_ns) for j, _ in parts):
-            missing.append(unmapped(name, channel.name, "its topic has no message"))
+            missing[channel.name] = "its topic has no message"
         elif parts:
             streams[channel.name] = _stream(channel, parts, remarks)
         elif channel.kind != "text":
-            missing.append(unmapped(name, channel.name, "no message of it in the log"))
+            missing[channel.name] = "no message of it in the log"
     if not streams:
         raise LogError(
             f"none of the topics asked for is in the file: {', '.join(_asked(embodiment)[:5])}",
             where=where,
             next_step=f"the file has {', '.join(sorted(log.topics)[:8]) or 'none'}: set the channels' source",
         )
-    remarks += _vanished(streams)
-    raw = Episode(name, embodiment.name, streams, log.about.get("task", "") or options.task, "", digest, tuple(missing))
-    start_ns, end_ns = raw.span_ns
+    whole = Episode(name, embodiment.name, streams, log.about.get("task", "") or options.task, "", digest)
     if log.cut:
-        remarks.append(_Remark("truncated", "*", end_ns, 1, log.cut))
-    found = [Finding(r.kind, name, r.stream, r.time_ns - start_ns, r.count, r.detail) for r in remarks]
-    return on_episode_clock(raw).with_findings(*found)
+        remarks.append(Remark("truncated", "*", whole.span_ns[1], 1, log.cut))
+    return pieces_of(whole, remarks, missing, options.gap_s)
 
 
 _Part = tuple[_Job, FieldPath]
@@ -130,9 +114,9 @@ def _planned(channel: Channel, log: TopicLog, options: Options, jobs: dict[str, 
             return []
         job = jobs.get(topic) or _job(log, log.topics[topic], options)
         jobs[topic] = job
-        paths = picture_paths(job.topic, job.types, job.where) if channel.kind == "image" else (path,)
-        job.paths += paths
-        parts.append((job, paths[0]))
+        below = picture_paths(job.topic, job.types, path, job.where) if channel.kind == "image" else ((),)
+        job.paths += [path + more for more in below]
+        parts.append((job, path))
     return parts
 
 
@@ -142,19 +126,19 @@ def _job(log: TopicLog, topic: Topic, options: Options) -> _Job:
     return _Job(topic, types_of(topic, options.messages, log.distro, str(log.path)) if binary else {}, where)
 
 
-def _stream(channel: Channel, parts: list[_Part], remarks: list[_Remark]) -> Stream:
+def _stream(channel: Channel, parts: list[_Part], remarks: list[Remark]) -> Stream:
     for job in {id(j): j for j, _ in parts}.values():
         t = job.times
         if t.remark:
             text = f"topic {job.topic.name}: {t.remark}"
-            remarks.append(_Remark("clock-jump", channel.name, int(t.times_ns[t.row]), t.count, text))
+            remarks.append(Remark("clock-jump", channel.name, int(t.times_ns[t.row]), t.count, text))
     job, path = parts[0]
     if channel.kind == "image":
-        found = pictures_of(job.fields, job.where)
+        found = pictures_of({p[len(path) :]: c for p, c in job.fields.items() if p[: len(path)] == path}, job.where)
         if found.lost:
             at_ns = int(job.times.times_ns[found.first_lost])
             text = f"{found.lost} pictures cannot be read and are left out"
-            remarks.append(_Remark("missing", channel.name, at_ns, found.lost, text))
+            remarks.append(Remark("missing", channel.name, at_ns, found.lost, text))
         return Stream(job.times.times_ns[found.rows], found.values, np.ones(len(found.rows), bool))
     if channel.kind == "text":
         column = job.fields[path]
@@ -200,26 +184,6 @@ def _text(value: Any, path: FieldPath, where: str) -> str:
     if not isinstance(value, str):
         raise LogError(f"the field of {'.'.join(path)!r} is no text", where=where, next_step="check source")
     return value
-
-
-def _vanished(streams: dict[str, Stream]) -> list[_Remark]:
-    """Streams that begin long after the others, or end long before them."""
-    first_ns = min(int(s.times_ns.min()) for s in streams.values() if len(s))
-    last_ns = max(int(s.times_ns.max()) for s in streams.values() if len(s))
-    found = []
-    for name, stream in streams.items():
-        if len(stream) < 3:
-            continue
-        times_ns = np.sort(stream.times_ns)
-        period_ns = float(np.median(np.diff(times_ns)))
-        for at_ns, gap_ns, words in (
-            (int(times_ns[-1]), last_ns - int(times_ns[-1]), "ends {} s before the log does"),
-            (int(times_ns[0]), int(times_ns[0]) - first_ns, "begins {} s after the log does"),
-        ):
-            if gap_ns > max(_GONE_S * 1e9, _GONE_PERIODS * period_ns):
-                lost = round(gap_ns / max(period_ns, 1.0))
-                found.append(_Remark("missing", name, at_ns, lost, f"it {words.format(f'{gap_ns / 1e9:.3f}')}"))
-    return found
 
 
 def _asked(embodiment: Embodiment) -> list[str]:
