@@ -30,6 +30,7 @@ from tests.ros_cases import (
     write_ros1,
     write_ros2,
 )
+from tests.test_intake_detect import intake, member
 
 CONTAINERS = [
     "sqlite3",
@@ -341,3 +342,35 @@ def test_a_picture_inside_a_message(tmp_path: Path) -> None:
     (episode,) = read_logs(path, arm(eye, Channel("zoom", source=("eye.zoom",))))
     assert episode.streams["eye"].values.tolist() == [picture] * 5
     assert episode.streams["zoom"].values[:, 0].tolist() == [2.0] * 5
+
+
+def test_definitions_in_idl(tmp_path: Path) -> None:
+    from mcap.writer import Writer
+
+    types = store()
+    kind = "geometry_msgs/msg/Vector3"
+    idl = "module geometry_msgs { module msg { struct Vector3 { double x; double y; double z; }; }; };\n"
+    with (tmp_path / "a.mcap").open("wb") as f:
+        writer = Writer(f)
+        writer.start("ros2")
+        text = "=" * 80 + f"\nIDL: {kind}\n" + idl
+        link = writer.register_channel("/v", "cdr", writer.register_schema(kind, "ros2idl", text.encode()))
+        for k in range(10):
+            data = bytes(types.serialize_cdr(types.types[kind](x=float(k), y=-1.0, z=0.5), kind))
+            writer.add_message(link, START_NS + k * S // 20, data, 0)
+        writer.finish()
+    (episode,) = read_logs(tmp_path / "a.mcap", arm(Channel("v", shape=(2,), source=("v.x", "v.z"))))
+    assert episode.streams["v"].values.tolist() == [[k, 0.5] for k in range(10)]
+
+
+def test_the_verb_stores_a_bag_and_its_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, told = written(tmp_path, "mcap-storage")
+    contract, machine = member(tmp_path, ARM, "arm-demo")
+    assert intake(tmp_path, path, contract, machine, "--name", "arm-demo", "--dry-run") == 0
+    assert intake(tmp_path, path, contract, machine, "--name", "arm-demo") == 0
+    out = capsys.readouterr().out
+    assert "1 episodes" in out and "finding" not in out.replace("no finding", "")
+    # the set reads as a LeRobot one; its sidecar keeps every picture at its own time
+    (stored,) = read_logs(tmp_path / "catalog" / "sets" / "arm-demo", ARM)
+    pictures = stored.streams["camera"].values.tolist()
+    assert pictures and set(pictures) <= set(told["camera"])

@@ -39,7 +39,9 @@ def read(path: Path, embodiment: Embodiment, options: Options) -> Iterator[Episo
     log = TopicLog(path)
     with path.open("rb") as file:
         scan_ros1(file, path.stat().st_size, log, wanted_topics(embodiment), options.keep_whole)
-    return iter(episodes_of(log, embodiment, options, path.name.split(".")[0], digest_file(path)))
+    return iter(
+        episodes_of(log, embodiment, options, path.name.removesuffix(".active").removesuffix(".bag"), digest_file(path))
+    )
 
 
 class _Damaged(Exception):

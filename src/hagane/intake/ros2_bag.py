@@ -77,12 +77,15 @@ def read(path: Path, embodiment: Embodiment, options: Options) -> Iterator[Episo
 
 def _name(file: Path) -> str:
     """A bag's name, which its files keep when the folder is renamed: drive_0.db3.zstd is of "drive"."""
-    stem = file.name.split(".")[0]
-    return stem.removesuffix("_0") or stem
+    stem = file.name
+    for ending in (".zstd", ".db3", ".mcap", "_0"):
+        stem = stem.removesuffix(ending)
+    return stem or file.name
 
 
 def _meta(folder: Path, keep: bool) -> _Meta:
     where = str(folder / _META)
+    refuse_outside(folder / _META, folder)
     about = _yaml(folder / _META)
     try:
         version, storage = int(about["version"]), str(about["storage_identifier"])
