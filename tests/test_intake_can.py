@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hagane.intake import check_episode, read_logs
+from hagane.intake.can_dbc import load_dbc
 from hagane.intake.can_write import encode_can
 from hagane.intake.candump import format_candump, parse_candump
 from hagane.intake.frames import EXTENDED, Frames
-from hagane.intake.can_dbc import load_dbc
 from hagane.intake.signals import Message, Signal, decode
 from hagane.terms import Channel, Embodiment, Episode, LogError, load_toml
 from tests.conftest import shared_data
