@@ -136,9 +136,11 @@ class Measurement:
         """Physical values of a channel, which are valid, and the unit."""
         group, index = place
         self.check(group)
-        samples, invalid = self.file.get(group=group, index=index, samples_only=True)
+        # with "ignore" asammdf gives all samples and the bits; without it, it drops the invalid samples
+        wanted = {"group": group, "index": index, "samples_only": True, "ignore_invalidation_bits": True}
+        samples, invalid = self.file.get(**wanted)
         if samples.dtype.kind not in "biuf":
-            samples, invalid = self.file.get(group=group, index=index, samples_only=True, raw=True)
+            samples, invalid = self.file.get(**wanted, raw=True)
         if samples.dtype.kind not in "biuf" or samples.ndim != 1:
             raise LogError("the channel holds no single numbers", where=where, next_step="choose another source")
         good = np.ones(len(samples), bool) if invalid is None else ~np.asarray(invalid, bool)
