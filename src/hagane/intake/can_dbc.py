@@ -84,14 +84,13 @@ def load_dbc(path: Path) -> Definitions:
         database = _parse(text, path)
     except _BrokenError as broken:
         bad, rest = _salvage(text)
-        if broken.line and broken.line not in {b.number for b in bad}:
+        if broken.line and not bad:
             bad.append(BadLine(broken.line, "".join(text.split("\n")[broken.line - 1 : broken.line])))
         try:
             database = _parse(rest, path)
         except _BrokenError:
-            raise LogError(
-                f"cannot be read as DBC: {broken}", where=f"{path}:{broken.line or 1}", next_step="check --dbc"
-            ) from None
+            what = bad[0] if bad else broken
+            raise LogError(f"cannot be read as DBC: {what}", where=str(path), next_step="check --dbc") from None
     messages, unfit = _messages(database)
     if not messages:
         what = f"cannot be read as DBC: {bad[0]}" if bad else "the DBC file defines no message"
@@ -132,6 +131,9 @@ def _salvage(text: str) -> tuple[list[BadLine], str]:
     idents: dict[str, str] = {}
     current, in_ns = "", False
     for number, line, word in _statements(text):
+        in_ns = word == "NS_" or (in_ns and line == word)
+        if in_ns:
+            continue
         if word == "BO_":
             found = _BO.fullmatch(line)
             name = found[1] if found else (re.findall(rf"\b{_NAME}\b", line)[1:2] or ["?"])[0]
@@ -153,17 +155,16 @@ def _salvage(text: str) -> tuple[list[BadLine], str]:
             elif word != "VAL_":
                 # it says how a signal is coded: without it the whole message cannot be trusted
                 bad.append(BadLine(number, line, idents.get("".join(line.split()[1:2]), "?")))
-        elif not _OTHERS.match(word) and not in_ns:
+        elif not _OTHERS.match(word):
             bad.append(BadLine(number, line))
-        in_ns = word == "NS_" or (in_ns and bool(re.fullmatch(r"[A-Z_]+", line)))
     # without one of its signals the multiplexer of a message may be gone
     muxed = {n for n, lines in blocks.items() if any((m := _SG.match(s.strip())) and m[2] for s in lines[1:])}
     bad = [BadLine(b.number, b.text, b.message) if b.message in muxed else b for b in bad]
     lost = {b.message for b in bad if b.message and not b.signal}
     kept = {n: lines for n, lines in blocks.items() if n not in lost}
-    known = {ident for ident, name in idents.items() if name in kept}
+    known = {(i, re.findall(r"\w+", line)[1]) for i, name in idents.items() for line in kept.get(name, [])[1:]}
     body = [line for lines in kept.values() for line in ["", *lines]]
-    body += ["", *(e for e in extras if e.split()[1] in known)]
+    body += ["", *(e for e in extras if tuple(re.findall(r"\w+", e)[1:3]) in known)]
     return bad, "\n".join(['VERSION ""', "NS_ :", "BS_:", "BU_:", *body]) + "\n"
 
 
@@ -228,7 +229,7 @@ def _signal(s: Any) -> Signal:
 def text_of(data: bytes) -> str:
     """Text of a DBC: UTF-8; else Shift-JIS when all of it is and it has kana or kanji of the common rows; else cp1252.
 
-    In Windows-1252 the lead bytes of those rows (81 to 9F) are quotation marks and the like, rare in definitions.
+    In Windows-1252 the lead bytes of those rows (81 to 9F) are quotation marks and the like, before plain letters.
     """
     try:
         return data.decode("utf-8-sig")
@@ -238,6 +239,7 @@ def text_of(data: bytes) -> str:
         text = data.decode("cp932")
     except UnicodeDecodeError:
         return data.decode("cp1252", "replace")
-    pairs = [c.encode("cp932") for c in text if ord(c) > 0x2000]
-    common = sum(len(p) == 2 and 0x81 <= p[0] <= 0x9F for p in pairs)
-    return text if common > len(pairs) // 2 else data.decode("cp1252", "replace")
+    pairs = [c.encode("cp932") for c in text if ord(c) > 0x7F]
+    pairs = [p for p in pairs if len(p) == 2]
+    likely = sum(0x81 <= p[0] <= 0x9F and (p[1] >= 0x80 or p[0] in (0x82, 0x83)) for p in pairs)
+    return text if pairs and 2 * likely >= len(pairs) else data.decode("cp1252", "replace")
