@@ -89,8 +89,8 @@ def load_dbc(path: Path) -> Definitions:
         try:
             database = _parse(rest, path)
         except _BrokenError:
-            what = bad[0] if bad else broken
-            raise LogError(f"cannot be read as DBC: {what}", where=str(path), next_step="check --dbc") from None
+            why = bad[0] if bad else broken
+            raise LogError(f"cannot be read as DBC: {why}", where=str(path), next_step="check --dbc") from None
     messages, unfit = _messages(database)
     if not messages:
         what = f"cannot be read as DBC: {bad[0]}" if bad else "the DBC file defines no message"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import io
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,29 +26,48 @@ Place = tuple[int, int]
 
 @contextlib.contextmanager
 def opened(path: Path, cut: str) -> Iterator[Any]:
-    """The file in asammdf; whatever the library raises becomes one message."""
+    """The file in asammdf; whatever the library raises becomes one message.
+
+    Raises:
+        LogError: asammdf is not installed, or cannot read the file.
+    """
     try:
         import asammdf
     except ImportError:
         raise LogError("reading MDF needs asammdf", where=str(path), next_step='pip install "hagane[mdf]"') from None
     logging.getLogger("asammdf").setLevel(logging.CRITICAL)
-    file = None
-    try:
-        if not cut:
-            refuse_inflated(path, sorted_out(path))
-        with contextlib.redirect_stdout(None):
+    if not cut:
+        refuse_inflated(path, sorted_out(path))
+    file, words = None, ""
+    with _quiet():
+        try:
             file = asammdf.MDF(path, process_bus_logging=False)
-        yield file
-    except LogError:
-        raise
-    except Exception as e:
-        # asammdf raises MdfException, struct.error, KeyError, ValueError and more for damaged bytes
+            yield file
+        except LogError:
+            raise
+        except Exception as e:
+            # asammdf raises MdfException, struct.error, KeyError, ValueError and more for damaged bytes
+            words = (str(e) or type(e).__name__).splitlines()[0][:120]
+        finally:
+            if file is not None:
+                file.close()
+        if words:
+            gc.collect()  # its destructor fails now, while nobody is told, and not later
+    if words:
         what = f"{cut}, and nothing before the cut can be read" if cut else "damaged MDF"
-        words = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
-        raise LogError(f"{what}: {words}", where=str(path), next_step="copy it again from the machine") from None
+        raise LogError(f"{what}: {words}", where=str(path), next_step="copy it again from the machine")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """asammdf prints tracebacks, and its destructor fails on what it could not open, which Python would print too."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
-        if file is not None:
-            file.close()
+        sys.unraisablehook = hook
 
 
 @dataclass

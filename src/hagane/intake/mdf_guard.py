@@ -141,22 +141,34 @@ def _walk_3(data: mmap.mmap, path: Path) -> str:
     order = ">" if data[24:26] != b"\0\0" else "<"
     seen = set[int]()
 
+    def within(*places: int) -> None:
+        for at in places:
+            if at and (at + 4 > size or at + struct.unpack_from(order + "H", data, at + 2)[0] > size):
+                raise EOFError(f"the block at byte {at} goes beyond the file's {size} bytes")
+
     def block(at: int, kind: bytes, form: str) -> tuple[int, ...]:
         if at + 4 + struct.calcsize(order + form) > size:
             raise EOFError(f"a block at byte {at} is missing: the file has {size}")
         if data[at : at + 2] != kind or at in seen:
             raise _damaged(path, at, "no block begins here" if at not in seen else "its blocks are linked in a circle")
+        within(at)
         seen.add(at)
         return struct.unpack_from(order + form, data, at + 4)
 
     try:
-        group = block(64, b"HD", "I")[0]
+        group, *texts = block(64, b"HD", "III")
+        within(*texts)
         while group:
-            group, first, _, content, _, id_bytes = block(group, b"DG", "IIIIHH")
-            channels, claimed = first, 0
-            while channels:
-                channels, _, _, _, _, record, count = block(channels, b"CG", "IIIHHHI")
+            group, first, trigger, content, _, id_bytes = block(group, b"DG", "IIIIHH")
+            within(trigger)
+            claimed = 0
+            while first:
+                first, channel, comment, _, _, record, count = block(first, b"CG", "IIIHHHI")
+                within(comment)
                 claimed += (record + id_bytes) * count
+                while channel:
+                    channel, *texts = block(channel, b"CN", "IIIII")
+                    within(*texts)
             if claimed and content + claimed > size:
                 return f"the data at byte {content} claim {claimed} bytes, the file has {size}"
     except EOFError as e:
