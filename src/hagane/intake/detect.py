@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import hagane.intake
 from hagane.intake.checks import check_episode
+from hagane.intake.files import refuse_outside
 from hagane.intake.options import LogFormat, Options
 from hagane.terms import Embodiment, Episode, LogError
 
@@ -79,7 +80,7 @@ def find_logs(path: Path) -> list[tuple[Path, str]]:
     """Logs at a path, with their formats, in the order of names.
 
     Raises:
-        LogError: there is nothing, or nothing that any format knows.
+        LogError: there is nothing, nothing that any format knows, or a link that leads out of the folder.
     """
     if not path.exists():
         raise LogError("no such file or folder", where=str(path), next_step="check the path")
@@ -95,6 +96,7 @@ def find_logs(path: Path) -> list[tuple[Path, str]]:
     for child in sorted(path.iterdir()):
         if child.name.startswith(".") or child.suffix.lower() in _NOT_LOGS:
             continue
+        refuse_outside(child, path)
         if child.is_file() and child.stat().st_size == 0:
             raise LogError("the file is empty", where=str(child), next_step="copy it again, or take it out")
         kind = format_of(child)
