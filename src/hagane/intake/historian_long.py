@@ -6,6 +6,7 @@ asks for are dropped while the file is read. Bad and uncertain readings are not 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,7 +229,7 @@ def _spans(
     if not spans:
         raise LogError("the column names no episode", where=f"{table.where}, column {columns['episode']!r}")
     spans.sort(key=lambda s: s.first_ns)
-    for a, b in zip(spans, spans[1:], strict=False):
+    for a, b in itertools.pairwise(spans):
         if b.first_ns <= a.last_ns:
             raise LogError(
                 f"the episodes {a.id!r} and {b.id!r} overlap in time",

@@ -80,7 +80,7 @@ def grades(column: Any, header: str, where: str) -> NDArray[np.int8] | None:
         table[k] = grade
     if len(words) and (table[:-1] == UNKNOWN).all():
         return None
-    return table[coded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)]
+    return np.asarray(table[coded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)])
 
 
 def quality_finding(
@@ -118,7 +118,7 @@ def _grades_of_codes(codes: dict[int, int], header: str, where: str) -> dict[int
         raise LogError(
             f"codes from {min(codes.values())} to {most} may mean good or bad",
             where=where,
-            next_step="export OPC qualities (192 is good) or OPC UA status codes under the header StatusCode (0 is good)",
+            next_step="export OPC qualities (192 is good), or call the column StatusCode if 0 is good (OPC UA)",
         )
     return {k: (BAD, UNCERTAIN, BAD, GOOD)[v >> 6 & 3] for k, v in codes.items()}
 

@@ -56,13 +56,13 @@ def utc_from_local(
     if not len(twice):
         return utc_ns, ""
     for rows in np.split(twice, np.flatnonzero(np.diff(twice) > 1) + 1):
-        second = rows[_step_back(local_ns[rows], zone, lambda k, rows=rows: place(int(rows[k]))) :]
+        second = rows[_step_back(local_ns[rows], zone, place(int(rows[0]))) :]
         utc_ns[second] = local_ns[second] - offset_ns[coming[second] + 1]
     note = f"{len(twice)} stamps lie in an hour that {zone} has twice; the step back of the clock tells them apart"
     return utc_ns, note
 
 
-def _step_back(local_ns: NDArray[np.int64], zone: str, place: Callable[[int], str]) -> int:
+def _step_back(local_ns: NDArray[np.int64], zone: str, where: str) -> int:
     """Of rows within a repeated hour, the first of the second pass."""
     steps = np.diff(local_ns)
     back = np.flatnonzero(steps < 0)
@@ -71,7 +71,7 @@ def _step_back(local_ns: NDArray[np.int64], zone: str, place: Callable[[int], st
     if len(back) != 1:
         raise LogError(
             f"{_words(local_ns[0])} was twice in {zone}, and the rows do not tell which of the two it is",
-            where=place(0),
+            where=where,
             next_step="export the stamps with their offset (+02:00) or in UTC, or leave that hour out",
         )
     return int(back[0]) + 1
