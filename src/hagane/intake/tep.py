@@ -52,7 +52,7 @@ DISTURBANCES = {
     13: "reaction kinetics, slow drift",
     14: "reactor cooling water valve, sticking",
     15: "condenser cooling water valve, sticking",
-    **{k: "unknown" for k in range(16, 21)},
+    **dict.fromkeys(range(16, 21), "unknown"),
     21: "valve of stream 4, held",
 }
 """Disturbances IDV(1..20) in words, and the 21st of the data set."""
