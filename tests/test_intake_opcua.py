@@ -29,7 +29,7 @@ from asyncua.server.user_managers import User, UserManager, UserRole
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 URI = "urn:member-steel:line-3"
-START = datetime(2026, 1, 5, tzinfo=UTC)
+START = datetime(2026, 1, 5, 0, 0, 0, 250_000, tzinfo=UTC)
 STEP = timedelta(seconds=1)
 N = 250
 LINE = Embodiment(
@@ -172,7 +172,7 @@ def check(episode: Episode) -> None:
     """Each stream as the server has it: native stamps, values, validity."""
     temperature, pressure, fuel = (episode.streams[n] for n in ("temperature", "pressure", "fuel"))
     assert temperature.times_ns.tolist() == [k * 10**9 for k in range(N)]
-    assert temperature.clock_offset_ns == -int(START.timestamp()) * 10**9
+    assert temperature.clock_offset_ns == -round(START.timestamp() * 1000) * 10**6
     assert temperature.values[:, 0].tolist() == [1200.0 + 0.5 * k for k in range(N)]
     assert np.flatnonzero(~temperature.valid).tolist() == [40, 41, 90] and temperature.unit == ("°C",)
     assert pressure.times_ns.tolist() == [k * 10**9 for k in range(0, N, 2)] and pressure.valid.all()

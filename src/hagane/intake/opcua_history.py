@@ -59,7 +59,7 @@ class OpcuaHistory:
     password_env: str = ""
     """Environment variable with the password."""
     security: str = ""
-    """Policy, mode, certificate and key: "Basic256Sha256,SignAndEncrypt,client.der,client.pem", files beside this one."""
+    """Policy, mode, certificate, key: "Basic256Sha256,SignAndEncrypt,client.der,client.pem"; files beside this one."""
     timeout_s: float = 10.0
     """Longest wait for an answer."""
 
