@@ -61,6 +61,7 @@ class Plant:
     storage: Any = field(default_factory=HistoryDict)
     users: UserManager | None = None
     numbered: bool = False
+    rows: int = N
     port: int = 0
     certificates: Path | None = None
     loop: Any = None
@@ -117,7 +118,7 @@ class Plant:
         for name in ("T1", "P1", "FUEL", "TEXT"):
             await self.storage.new_historized_node(nodes[name].nodeid, None)
             await nodes[name].set_attr_bit(ua.AttributeIds.AccessLevel, ua.AccessLevel.HistoryRead)
-        for k in range(N):
+        for k in range(self.rows):
             code = BAD if k in (40, 41) else UNCERTAIN if k == 90 else 0
             await self._save(nodes["T1"], 1200.0 + 0.5 * k, k, timedelta(milliseconds=120), code)
             if k % 2 == 0:
@@ -168,15 +169,15 @@ def one(path: Path, embodiment: Embodiment = LINE, **options: object) -> Episode
     return episode
 
 
-def check(episode: Episode) -> None:
+def check(episode: Episode, rows: int = N) -> None:
     """Each stream as the server has it: native stamps, values, validity."""
     temperature, pressure, fuel = (episode.streams[n] for n in ("temperature", "pressure", "fuel"))
-    assert temperature.times_ns.tolist() == [k * 10**9 for k in range(N)]
+    assert temperature.times_ns.tolist() == [k * 10**9 for k in range(rows)]
     assert temperature.clock_offset_ns == -round(START.timestamp() * 1000) * 10**6
-    assert temperature.values[:, 0].tolist() == [1200.0 + 0.5 * k for k in range(N)]
-    assert np.flatnonzero(~temperature.valid).tolist() == [40, 41, 90] and temperature.unit == ("°C",)
-    assert pressure.times_ns.tolist() == [k * 10**9 for k in range(0, N, 2)] and pressure.valid.all()
-    assert fuel.values[:, 0].tolist() == [float(k % 7) for k in range(N)]
+    assert temperature.values[:, 0].tolist() == [1200.0 + 0.5 * k for k in range(rows)]
+    assert np.flatnonzero(~temperature.valid).tolist() == [k for k in (40, 41, 90) if k < rows] and temperature.unit == ("°C",)
+    assert pressure.times_ns.tolist() == [k * 10**9 for k in range(0, rows, 2)] and pressure.valid.all()
+    assert fuel.values[:, 0].tolist() == [float(k % 7) for k in range(rows)]
 
 
 @pytest.mark.parametrize("page", [0, 1000, 50, 7])
@@ -206,12 +207,12 @@ def test_names_of_nodes_by_namespace_and_by_path(plant: Plant, tmp_path: Path) -
 
 
 def test_history_in_sqlite(tmp_path: Path) -> None:
-    storage = HistorySQLite(str(tmp_path / "history.db"), max_history_data_response_size=100)
+    storage = HistorySQLite(str(tmp_path / "history.db"), max_history_data_response_size=20)
     observe = (replace(LINE.observe[0], source=("ns=2;i=1001",)), replace(LINE.observe[1], source=("ns=2;i=1002",)))
     machine = replace(LINE, observe=observe, act=(replace(LINE.act[0], source=("ns=2;i=1003",)),))
-    with Plant(storage, numbered=True) as plant:  # asyncua 2.1 cannot name a table after a node id in words
-        check(one(history(tmp_path, plant.endpoint, page=0), machine))
-        check(one(history(tmp_path, plant.endpoint, page=30), machine))
+    with Plant(storage, numbered=True, rows=50) as plant:  # asyncua 2.1 cannot name a table after a node id in words
+        check(one(history(tmp_path, plant.endpoint, page=0), machine), 50)
+        check(one(history(tmp_path, plant.endpoint, page=30), machine), 50)
 
 
 def test_the_verb_looks_and_a_folder_does_not_reach_out(

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -107,7 +108,8 @@ def read(path: Path, embodiment: Embodiment, options: Options) -> Iterator[Episo
     server = _server(about, path, options)
     observed = [s for c in embodiment.observe for s in sources_of(c)]
     commanded = [s for c in embodiment.act for s in sources_of(c)]
-    applied = [s + APPLIED_ENDING for s in commanded]
+    # a node id of a number or of bytes has no name that could end in other letters
+    applied = [s + APPLIED_ENDING for s in commanded if not re.search(r"(^|;)[igb]=", s)]
     readings = fetch(server, tuple(dict.fromkeys(observed)), tuple(dict.fromkeys((*commanded, *applied))))
     if not any(len(r.values) for r in readings.values()):
         raise LogError(
