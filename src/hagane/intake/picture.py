@@ -148,9 +148,7 @@ def read_video(path: Path, times_s: NDArray[np.float64], tolerance_s: float) -> 
     with _opened(path) as (container, stream):
         nearest = _nearest_frames(container, stream, times_s[order], tolerance_s, str(path))
         kept = keep_pictures(nearest, len(times_s))
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    return kept if np.array_equal(order, back) else kept[back]
+    return kept[np.argsort(order, kind="stable")]
 
 
 @contextmanager
