@@ -144,7 +144,8 @@ def make_stream(
         values = _pictures(given[0], channel, where)
     else:
         cut = [g[:, list(p.index)] if p.index else g for g, p in zip(given, parts, strict=True)]
-        values = np.concatenate(cut, 1).astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, which the checks find
+            values = np.concatenate(cut, 1).astype(np.float32, copy=False)
         if values.shape[1] != int(np.prod(channel.shape)):
             raise _misshapen(values.shape[1:], channel, where)
         values = values.reshape(-1, *channel.shape)
