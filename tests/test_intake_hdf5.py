@@ -167,7 +167,7 @@ def test_stamps_of_the_file_count(tmp_path: Path) -> None:
     path = write_aloha(tmp_path / "b.hdf5", edit=lambda f: f.update({"clock": np.arange(STEPS) * 10**8 + 10**18}))
     (e,) = read_logs(path, ALOHA, time_column="clock")
     assert e.streams["qpos"].times_ns.tolist() == [k * 10**8 for k in range(STEPS)]
-    with pytest.raises(LogError, match="no dataset 'clokc'"):
+    with pytest.raises(LogError, match="no feature 'clokc'"):
         read_logs(path, ALOHA, time_column="clokc")
 
     def back(f: Any) -> None:

@@ -22,6 +22,7 @@ from hagane.intake.streams import unmapped
 from hagane.terms import APPLIED, Channel, Embodiment, Finding, LogError, Stream
 
 VALID, AGE = ".valid", ".age_s"
+_TIMES = ("time", "times", "timestamp", "timestamps", "t")
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,28 @@ def plan_channels(
 
 def absent_actions(plan: Plan, embodiment: Embodiment, episode: str) -> tuple[Finding, ...]:
     """Findings for the action channels that a log does not have: it can still teach what is observed next."""
-    return tuple(unmapped(episode, c.name, "no such feature") for c in embodiment.act if c.name not in plan)
+    why = f"no feature for it, nor one with all {embodiment.action_width} columns of the actions"
+    return tuple(unmapped(episode, c.name, why) for c in embodiment.act if c.name not in plan)
 
 
 def features_of(plan: Plan) -> tuple[str, ...]:
     """Features that a plan reads, each once."""
     return tuple(dict.fromkeys(part.feature for parts in plan.values() for part in parts))
+
+
+def time_feature(known: Mapping[str, Feature], wanted: str, where: str) -> str:
+    """The feature that holds the rows' time stamps: the one people name, or one called "time", "timestamp" or "t".
+
+    Returns:
+        "" when there is none.
+
+    Raises:
+        LogError: the wanted one is not there, or holds more than one number a row.
+    """
+    flat = [n for n, f in known.items() if f.shape == (1,)]
+    if wanted and wanted not in flat:
+        raise LogError(f"no feature {wanted!r} of one number a row", where=where, next_step=nearest(wanted, flat))
+    return wanted or next((n for n in flat if n.rpartition("/")[2].lower() in _TIMES), "")
 
 
 def _find(known: Mapping[str, Feature], channel: Channel, names: tuple[str, ...]) -> tuple[Part, ...]:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.intake.columns import Plan, absent_actions, features_of, make_stream, plan_channels
+from hagane.intake.columns import Plan, absent_actions, features_of, make_stream, plan_channels, time_feature
 from hagane.intake.hdf5_open import MOST_BYTES, Contents, check_dataset, is_hdf5, list_contents, opened
 from hagane.intake.hdf5_pictures import encoded_pictures, is_encoded, plain_frames
 from hagane.intake.lerobot_layout import Feature
@@ -32,7 +32,6 @@ from hagane.intake.sources import nearest
 from hagane.intake.streams import number_times, on_episode_clock, unmapped
 from hagane.terms import APPLIED, Embodiment, Episode, Finding, LogError, digest_file, digest_value
 
-_TIMES = ("time", "times", "timestamp", "timestamps", "t")
 _TASKS = ("language_instruction", "instruction", "task", "language")
 
 
@@ -83,7 +82,7 @@ def read(path: Path, embodiment: Embodiment, options: Options) -> Iterator[Episo
         first = _features(contents, layout.demos[0], str(path))
         _refuse_links(contents, layout, embodiment, str(path))
         plan = plan_channels(first, embodiment, layout.names, layout.action, str(path))
-        times = _times_name(first, options, str(path))
+        times = time_feature(first, options.time_column, str(path))
         used = (*features_of(plan), *((times,) if times else ()))
         rows = {}
         for demo in layout.demos:
@@ -149,19 +148,6 @@ def _refuse_links(contents: Contents, layout: _Layout, embodiment: Embodiment, w
                     where=where,
                     next_step="copy what it points at into the file: h5copy",
                 )
-
-
-def _times_name(known: dict[str, Feature], options: Options, where: str) -> str:
-    flat = [n for n, f in known.items() if f.shape == (1,)]
-    if options.time_column:
-        if options.time_column not in flat:
-            raise LogError(
-                f"no dataset {options.time_column!r} of one number a row",
-                where=where,
-                next_step=nearest(options.time_column, flat),
-            )
-        return options.time_column
-    return next((n for n in flat if n.rpartition("/")[2].lower() in _TIMES), "")
 
 
 def _compare(first: dict[str, Feature], here: dict[str, Feature], used: tuple[str, ...], where: str) -> None:

@@ -83,7 +83,7 @@ def list_contents(file: Any, where: str) -> Contents:
         for name in group:
             path, link = prefix + name, group.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
-                links[path] = f"{getattr(link, 'filename', '')}:{link.path}".lstrip(":")
+                links[path] = f"{getattr(link, 'filename', '')}:{getattr(link, 'path', '')}".lstrip(":")
                 continue
             child = group[name]
             if isinstance(child, h5py.Group):

@@ -36,12 +36,13 @@ def encoded_pictures(dataset: Any, first: int, after: int, lengths: Any = None, 
     for a in range(first, after, block := _rows_a_block(dataset)):
         found += [_bytes(row) for row in dataset[a : min(a + block, after)]]
     if lengths is not None and lengths.ndim == 2 and lengths.shape[1] >= after and dataset.ndim == 2:
-        told = np.rint(np.asarray(lengths[:, first:after])).astype(np.int64)
-        own = np.array([len(p) for p in found], np.int64)
+        told = np.asarray(lengths[:, first:after], np.float64)  # written as float32, exact to 16 MiB
+        own = np.array([len(p) for p in found], np.float64)
         if (wrong := ~(told == own).any(0)).any():
             n = int(np.argmax(wrong))
+            sizes = ", ".join(f"{v:g}" for v in told[:, n])
             raise LogError(
-                f"frame {first + n} of {dataset.name} has {own[n]} bytes, compress_len says {told[:, n].tolist()}",
+                f"frame {first + n} of {dataset.name} has {len(found[n])} bytes, compress_len says {sizes}",
                 where=where,
                 next_step="the file is damaged: copy it again from the machine",
             )
