@@ -34,7 +34,7 @@ class Intake:
     """CAN definitions; empty takes the only .dbc beside the log."""
     read: tuple[str, ...] = ()
     """How the log is to be read where it does not say, as key=value: time=HEADER, episode=HEADER, encoding=cp932,
-    day-first=yes, timezone=Asia/Tokyo, bus=1, gap-s=10, messages=FOLDER (ROS .msg definitions)."""
+    day-first=yes, timezone=Asia/Tokyo, bus=1, gap-s=10, messages=FOLDER (ROS .msg definitions), split=train."""
     keep_whole: bool = False
     """Take what is whole of a truncated log; without it such a log is refused."""
     jobs: int = 1
