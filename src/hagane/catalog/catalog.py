@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from hagane.catalog.columns import (
-    PICTURE_MODES,
-    Columns,
-    PictureMode,
-    is_current,
-    open_columns,
-    prepare_rows,
-    write_columns,
-)
+from hagane.catalog.cache import Caches
+from hagane.catalog.columns import Columns, PictureMode
 from hagane.catalog.convert import Entry
 from hagane.catalog.fill import fill_from_logs, fill_journal, log_jobs
 from hagane.catalog.gate import Gate
-from hagane.catalog.index import Index
 from hagane.catalog.record import DatasetRecord
 from hagane.catalog.sketch import channel_stats, merge_all, unpack_sketches
-from hagane.catalog.store import OURS, Progress, StoredSet, Target, content_digest, put_contract, write_stored
+from hagane.catalog.store import OURS, Progress, StoredSet, Target, put_contract, refuse_other, write_stored
 from hagane.catalog.workers import Mapper, Workers, working
-from hagane.intake.lerobot_grid import align, instruction
 from hagane.intake.lerobot_journal import disk_error, sync_folder
 from hagane.intake.options import Options
 from hagane.seal import Ledger, SignedContract, Site, TrustStore, check_name, load_contract
@@ -58,7 +50,7 @@ class Catalog:
         self._contracts: dict[str, SignedContract] = {}
         self.problems: dict[str, HaganeError] = {}
         """Why a data set or its contract cannot be used, by data set name."""
-        self.index = Index(root / "index.sqlite")
+        self._caches = Caches(root / "cache", self._locked)
         self._refresh()
 
     @classmethod
@@ -167,11 +159,12 @@ class Catalog:
             try:
                 entries = fill(work, mapper)
                 if name in self._sets or name in self.problems:
-                    record = self._same(name, embodiment, signed, [e.content for e in entries])
+                    stored, known = self._stored(name), self._contracts.get(name)
+                    refuse_other(stored, embodiment, [e.content for e in entries], known, signed)
                     shutil.rmtree(work, ignore_errors=True)
-                    return record
-                digest = write_stored(Target(work, name, embodiment, signed, self.site.name), entries, mapper, progress)
-                self._publish(work, name, digest)
+                    return self._record(stored)
+                write_stored(Target(work, name, embodiment, signed, self.site.name), entries, mapper, progress)
+                self._publish(work, name)
             except (LogError, ConfigError):
                 # the input itself is refused: nothing of it stays here
                 shutil.rmtree(work, ignore_errors=True)
@@ -199,7 +192,7 @@ class Catalog:
 
     def ls(self) -> tuple[DatasetRecord, ...]:
         """Records of all data sets, by name. Needs no permission: nothing of the data is shown."""
-        return tuple(self._record(row) for row in self.index.rows())
+        return tuple(self._record(stored) for _, stored in sorted(self._sets.items()))
 
     def unfinished(self) -> tuple[str, ...]:
         """Names of data sets whose `add` was interrupted; adding them again goes on."""
@@ -222,8 +215,7 @@ class Catalog:
         Raises:
             StoreError: there is none; CorruptError: it is damaged.
         """
-        self._stored(name)
-        return next(r for r in self.ls() if r.name == name)
+        return self._record(self._stored(name))
 
     def embodiment(self, name: str) -> Embodiment:
         """The machine of a data set.
@@ -278,18 +270,7 @@ class Catalog:
             CorruptError: stored bytes differ from their digest; names the file.
         """
         self._read(name, purpose)
-        stored = self._stored(name)
-        embodiment, digest = stored.embodiment(), str(stored.record["digest"])
-        folder = self._cache(name, digest, pictures)
-        if not is_current(folder):
-            made = (
-                prepare_rows(e.id, instruction(e, embodiment), align(e, embodiment), embodiment, pictures)
-                for e in stored.episodes()
-            )
-            with self._locked():
-                if not is_current(folder):  # another process may have built it meanwhile
-                    write_columns(folder, name, digest, embodiment, made, pictures)
-        return open_columns(folder, embodiment)
+        return self._caches.columns(self._stored(name), pictures)
 
     def verify(self, name: str) -> int:
         """Check every file of a data set, its contract, and its cache; returns the number of files checked.
@@ -301,11 +282,17 @@ class Catalog:
         stored = self._stored(name)
         count = stored.verify()
         load_contract(stored.folder / OURS / "contract.toml", self.trust)
-        for mode in PICTURE_MODES:
-            folder = self._cache(name, str(stored.record["digest"]), mode)
-            if folder.exists():
-                open_columns(folder, stored.embodiment()).verify()
+        self._caches.verify(stored)
         return count
+
+    def outcome_counts(self, name: str) -> dict[str, int]:
+        """Episodes of a data set by outcome ("" where unknown). Needs no permission, as `ls`."""
+        return dict(sorted(Counter(str(f["outcome"]) for f in self._stored(name).facts()).items()))
+
+    def finding_counts(self, name: str) -> dict[str, int]:
+        """Findings of a data set by kind. Needs no permission, as `ls`."""
+        kinds = Counter(str(x["kind"]) for f in self._stored(name).facts() for x in f["findings"])
+        return dict(sorted(kinds.items()))
 
     def _read(self, name: str, purpose: str) -> None:
         stored = self._stored(name)
@@ -323,39 +310,18 @@ class Catalog:
         known = ", ".join(sorted(self._sets)) or "none"
         raise StoreError(f"no data set {name!r}", where=str(self.root), next_step=f"there are: {known}")
 
-    def _same(
-        self, name: str, embodiment: Embodiment, signed: SignedContract, contents: Sequence[str]
-    ) -> DatasetRecord:
-        stored = self._stored(name)
-        if content_digest(embodiment, contents) != stored.record["digest"]:
-            raise StoreError(
-                f"data set {name!r} exists with other content",
-                where=str(stored.folder),
-                next_step="choose a new name: a data set never changes once runs can have read it",
-            )
-        known = self._contracts.get(name)
-        if known is None or known.digest != signed.digest:
-            raise StoreError(
-                f"data set {name!r} exists under another contract",
-                where=str(stored.folder),
-                next_step="renew its contract instead (Catalog.renew)",
-            )
-        return self.record(name)
-
-    def _publish(self, work: Path, name: str, digest: str) -> None:
+    def _publish(self, work: Path, name: str) -> None:
         """Renames only: the set first, since the cache can be built again from it."""
-        sets, cache = self.root / "sets", self._cache(name, digest, "jpeg")
+        sets = self.root / "sets"
         sets.mkdir(exist_ok=True)
         (work / "set").rename(sets / name)
         sync_folder(sets)
-        shutil.rmtree(cache, ignore_errors=True)
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        (work / "columns").rename(cache)
-        shutil.rmtree(work, ignore_errors=True)
         self._refresh()
+        self._caches.put(self._stored(name), work / "columns")
+        shutil.rmtree(work, ignore_errors=True)
 
     def _refresh(self) -> None:
-        """Read the folders, verify contracts, and bring the index up to them."""
+        """Read the folders and verify contracts. The folders are all there is: nothing beside them can be wrong."""
         self._sets, self._contracts, self.problems = {}, {}, {}
         for folder in sorted((self.root / "sets").glob("*/")):
             name = folder.name
@@ -364,22 +330,13 @@ class Catalog:
                 self._contracts[name] = load_contract(folder / OURS / "contract.toml", self.trust)
             except (StoreError, ContractError, ConfigError) as e:
                 self.problems[name] = e
-        known = self.index.digests()
-        for name in set(known) - set(self._sets) - set(self.problems):
-            self.index.drop(name)
-        for name, stored in self._sets.items():
-            contract = self._contracts[name].digest if name in self._contracts else ""
-            if known.get(name) != (stored.record["digest"], contract):
-                self.index.put(stored.record, contract, stored.facts())
 
-    def _record(self, row: tuple[Any, ...]) -> DatasetRecord:
-        path = self.root / "sets" / row[0] / OURS / "contract.toml"
-        name, embodiment, owner, episodes, steps, seconds, digest, contract, findings = row
-        return DatasetRecord(name, embodiment, owner, episodes, steps, seconds, digest, contract, path, findings)
-
-    def _cache(self, name: str, digest: str, pictures: PictureMode) -> Path:
-        ending = "" if pictures == "jpeg" else f"-{pictures}"
-        return self.root / "cache" / f"{name}-{digest[:16]}{ending}"
+    def _record(self, stored: StoredSet) -> DatasetRecord:
+        r, name = stored.record, stored.folder.name
+        contract = self._contracts[name].digest if name in self._contracts else ""
+        path = stored.folder / OURS / "contract.toml"
+        kept = (r["embodiment"], r["owner"], r["episodes"], r["steps"], r["seconds"], r["digest"])
+        return DatasetRecord(name, *kept, contract, path, r["findings"], r.get("site", ""))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hagane.catalog.columns import EpisodeRows, PictureMode, prepare_rows
+from hagane.catalog.columns import PictureMode
+from hagane.catalog.columns_write import EpisodeRows, prepare_rows
 from hagane.catalog.episode_io import pack_episode, unpack_episode, unpack_facts
 from hagane.intake.detect import read_checked
 from hagane.intake.lerobot_grid import Grid, align, control_times, instruction

@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hagane.catalog.columns import ColumnsWriter
+from hagane.catalog.columns_write import ColumnsWriter
 from hagane.catalog.convert import Entry, PrepareJob, prepare
 from hagane.catalog.episode_io import SCHEMA, read_episode
 from hagane.catalog.sketch import merge_all, pack_sketches
@@ -207,6 +207,40 @@ class StoredSet:
         if stray:
             raise CorruptError("a file that the manifest does not list", where=str(self.folder / stray[0]))
         return len(self._files)
+
+
+def refuse_other(
+    stored: StoredSet,
+    embodiment: Embodiment,
+    contents: Sequence[str],
+    known: SignedContract | None,
+    signed: SignedContract,
+) -> None:
+    """Refuse to bring in under the name of a data set what is not exactly that data set.
+
+    Args:
+        stored: the set that lies there.
+        embodiment: machine of what comes.
+        contents: episode digests of what comes.
+        known: contract of the set that lies there.
+        signed: contract of what comes.
+
+    Raises:
+        StoreError: other content, or another contract.
+    """
+    name, where = stored.folder.name, str(stored.folder)
+    if content_digest(embodiment, contents) != stored.record["digest"]:
+        raise StoreError(
+            f"data set {name!r} exists with other content",
+            where=where,
+            next_step="choose a new name: a data set never changes once runs can have read it",
+        )
+    if known is None or known.digest != signed.digest:
+        raise StoreError(
+            f"data set {name!r} exists under another contract",
+            where=where,
+            next_step="renew its contract instead (Catalog.renew)",
+        )
 
 
 def _write_manifest(folder: Path) -> None:

@@ -90,9 +90,9 @@ def show(argv: list[str]) -> int:
     print(f"  digest    {record.digest}")
     print(f"  contract  {signed.digest}, until {terms.until}, withdrawal {terms.withdrawal}")
     print(f"            for {', '.join(terms.purposes)} at {', '.join(terms.sites)} in {', '.join(terms.residency)}")
-    outcomes = catalog.index.outcome_counts(o.name)
+    outcomes = catalog.outcome_counts(o.name)
     print("  outcomes  " + ", ".join(f"{n} {kind or 'unknown'}" for kind, n in outcomes.items()))
-    findings = catalog.index.finding_counts(o.name)
+    findings = catalog.finding_counts(o.name)
     print("  findings  " + (", ".join(f"{n} {kind}" for kind, n in findings.items()) or "none"))
     print()
     rows: list[tuple[str, ...]] = [("channel", "unit", "samples", "mean", "std", "min", "q01", "q99", "max")]
