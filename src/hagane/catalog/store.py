@@ -42,6 +42,7 @@ from hagane.terms import (
     CorruptError,
     Embodiment,
     Episode,
+    StoreError,
     canonical_json,
     digest_bytes,
     digest_file,
