@@ -306,3 +306,37 @@ def test_topics_of_two_types_and_encodings_that_are_not_read(tmp_path: Path) -> 
         writer.finish()
     with pytest.raises(LogError, match=r"encoded as 'protobuf'(?s:.*)ROS 2"):
         read_logs(tmp_path / "b.mcap", replace(ARM, observe=(Channel("x"),)))
+
+
+def test_types_that_only_look_like_pictures_and_stamps(tmp_path: Path) -> None:
+    odd = {
+        "odd_msgs__Image": "float64 height\nfloat64 width\nstring encoding\nuint32 step\nuint8[] data\n",
+        "odd_msgs__Text": "string format\nstring data\n",
+        "odd_msgs__Time": "float64 sec\nfloat64 nanosec\n",
+        "odd_msgs__Stamped": "Header header\nfloat64 x\n",
+    }
+    types = store(2, **odd)
+    t = types.types
+    nan = t["odd_msgs/msg/Image"](height=float("nan"), width=1.0, encoding="rgb8", step=3, data=np.zeros(3, np.uint8))
+    text = t["odd_msgs/msg/Text"](format="jpeg", data="x")
+    camera = replace(ARM, observe=(Channel("camera", kind="image", shape=(1, 1, 3)),), act=(Channel("none"),))
+    for name, message in (("Image", nan), ("Text", text)):
+        path = write_mcap(tmp_path / f"{name}.mcap", [("/camera", f"odd_msgs/msg/{name}", 0, message)], types)
+        with pytest.raises(LogError, match=f"'odd_msgs/msg/{name}' are no pictures"):
+            read_logs(path, camera)
+    # a header that is forged with times that are no whole numbers: the log's times hold
+    text = "std_msgs/Header header\nfloat64 x\n" + "=" * 80 + "\nMSG: std_msgs/Header\nodd_msgs/Time stamp\n"
+    text += "string frame_id\n" + "=" * 80 + "\nMSG: odd_msgs/Time\nfloat64 sec\nfloat64 nanosec\n"
+    from mcap.writer import Writer
+
+    with (tmp_path / "b.mcap").open("wb") as f:
+        writer = Writer(f)
+        writer.start("ros2")
+        link = writer.register_channel("/x", "cdr", writer.register_schema("odd_msgs/msg/X", "ros2msg", text.encode()))
+        for k in range(9):
+            data = b"\0\1\0\0" + struct.pack("<ddI4xd", 1e300, float("nan"), 1, 5.0)
+            writer.add_message(link, k * 50_000_000, data, 0)
+        writer.finish()
+    (episode,) = read_logs(tmp_path / "b.mcap", replace(camera, observe=(Channel("x", source=("x.x",)),)))
+    assert episode.streams["x"].times_ns.tolist() == [k * 50_000_000 for k in range(9)]
+    assert set(episode.streams["x"].values[:, 0]) == {5.0}

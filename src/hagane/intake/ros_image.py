@@ -20,6 +20,10 @@ from hagane.terms import LogError
 
 _COMPRESSED: tuple[FieldPath, ...] = (("format",), ("data",))
 _RAW: tuple[FieldPath, ...] = (("height",), ("width",), ("encoding",), ("step",), ("data",))
+_KINDS = {
+    **{name: {"uint32", "int32", "uint16", "int16"} for name in ("height", "width", "step")},
+    **{"encoding": {"string"}, "format": {"string"}, "data": {"uint8", "byte", "char"}},
+}
 _ORDERS = {
     **{"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "mono8": (0, 0, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0)},
     **{"8UC1": (0, 0, 0), "8UC3": (2, 1, 0)},
@@ -55,7 +59,8 @@ def picture_paths(topic: Topic, types: Types, inside: FieldPath, where: str) -> 
         LogError: the topic's messages are no pictures.
     """
     name = kind_of(types, topic.schema, inside, where).name if types else topic.encoding
-    names = {(name,) for name, _ in types.get(name, ())}
+    fields = [(field, kind) for field, kind in types.get(name, ()) if kind.name in _KINDS.get(field, ())]
+    names = {(field,) for field, kind in fields if (kind.many is not None) == (field == "data")}
     for paths in (_RAW, _COMPRESSED):
         if set(paths) <= names:
             return paths

@@ -48,8 +48,9 @@ def stamp_paths(topic: Topic, types: Types) -> tuple[FieldPath, ...]:
     if header is None or header.name != "std_msgs/msg/Header" or header.many is not None:
         return ()
     stamp = dict(types[header.name]).get("stamp")
-    known = dict(types.get(stamp.name, ())) if stamp is not None else {}
-    return (SECONDS, NANOSECONDS) if {"sec", "nanosec"} <= set(known) else ()
+    kinds = {name: kind.name for name, kind in types.get(stamp.name, ())} if stamp is not None else {}
+    whole = {"int32", "uint32"}
+    return (SECONDS, NANOSECONDS) if whole >= {kinds.get("sec", ""), kinds.get("nanosec", "")} else ()
 
 
 def times_of(log_ns: NDArray[np.int64], fields: dict[FieldPath, Column]) -> Times:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hagane.intake.files import read_bytes, refuse_outside
+from hagane.intake.files import refuse_outside
 from hagane.intake.sources import nearest
 from hagane.intake.topic_log import Topic
 from hagane.terms import LogError
@@ -188,14 +188,19 @@ class _MsgFiles:
 
     def fields(self, name: str) -> tuple[tuple[str, Kind], ...] | None:
         """Fields of a type; None when no file is called so."""
-        package, _, short = name.split("/")[0], "", name.split("/")[-1]
+        package, short = name.split("/")[0], name.split("/")[-1]
         files = self.by_name.get(short, [])
         own = [f for f in files if package in (f.parent.name, f.parent.parent.name)]
         if not own and len(files) != 1:
             return None
         file = (own or files)[0]
         refuse_outside(file, self.root if self.root.is_dir() else self.root.parent)
-        return _parse(read_bytes(file).decode("utf-8", "replace"), name, "msg", str(file))[full_name(name)]
+        try:
+            text = file.read_bytes().decode("utf-8", "replace")
+        except OSError as e:
+            raise LogError(f"cannot be read: {e.strerror}", where=str(file), next_step="check the file") from None
+        # a file may be empty: a message without fields. The type that it defines comes first
+        return next(iter(_parse(text, name, "msg", str(file)).values()))
 
 
 def _refuse_circles(types: Types, where: str) -> None:

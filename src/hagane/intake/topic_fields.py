@@ -232,6 +232,9 @@ def _json_value(message: Any, path: FieldPath) -> Any:
 def _plain(value: Any, path: FieldPath, where: str) -> Any:
     if value is None:
         return float("nan")
-    if isinstance(value, str | int | float):
+    if isinstance(value, str):
         return value
+    # a whole number of more than 308 digits is none for us
+    if isinstance(value, float) or (isinstance(value, int) and value.bit_length() < 1024):
+        return float(value)
     raise LogError(f"the field of {'.'.join(path)!r} is no value", where=where, next_step="check source")
