@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.intake.mdf_guard import MOST_SAMPLES, refuse_inflated, sorted_out
+from hagane.intake.mdf_guard import MOST_SAMPLES, all_zipped, refuse_inflated, sorted_out
 from hagane.terms import LogError
 
 Place = tuple[int, int]
@@ -36,8 +36,7 @@ def opened(path: Path, cut: str) -> Iterator[Any]:
     except ImportError:
         raise LogError("reading MDF needs asammdf", where=str(path), next_step='pip install "hagane[mdf]"') from None
     logging.getLogger("asammdf").setLevel(logging.CRITICAL)
-    if not cut:
-        refuse_inflated(path, sorted_out(path))
+    refuse_inflated(path, all_zipped(path) if cut else sorted_out(path))
     file, words = None, ""
     with _quiet():
         try:
@@ -52,7 +51,7 @@ def opened(path: Path, cut: str) -> Iterator[Any]:
             if file is not None:
                 file.close()
         if words:
-            gc.collect()  # its destructor fails now, while nobody is told, and not later
+            gc.collect(1)  # its destructor fails now, while nobody is told, and not later
     if words:
         what = f"{cut}, and nothing before the cut can be read" if cut else "damaged MDF"
         raise LogError(f"{what}: {words}", where=str(path), next_step="copy it again from the machine")
