@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,6 +127,14 @@ def test_a_dbc_without_anything_to_use_is_refused(tmp_path: Path) -> None:
             load_dbc(path)
     with pytest.raises(LogError, match="cannot be read"):
         load_dbc(tmp_path)
+
+
+def test_long_bad_lines_take_no_time(tmp_path: Path) -> None:
+    path = tmp_path / "car.dbc"
+    bad = ' SG_ X : 0|8@1+ (1,0) [0|0] "" ' + "a " * 2000 + "a" * 4000 + "!\n"
+    path.write_text(DBC.replace("BO_ 258", bad + "VAL_ 1 S " + '1 "a" ' * 3000 + "!\nBO_ 258"))
+    start = time.monotonic()
+    assert len(load_dbc(path).bad) == 1 and time.monotonic() - start < 3
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -33,8 +33,8 @@ can = pytest.importorskip("can")
 cantools = pytest.importorskip("cantools")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 START_S = 1_527_000_000.0
-WRITERS = {"blf": can.BLFWriter, "asc": can.ASCWriter}
-READERS = {"blf": can.BLFReader, "asc": can.ASCReader}
+WRITERS = {"blf": can.BLFWriter, "asc": can.ASCWriter, "log": can.CanutilsLogWriter}
+READERS = {"blf": can.BLFReader, "asc": can.ASCReader, "log": can.CanutilsLogReader}
 FD_SIZES = (0, 1, 8, 12, 16, 20, 24, 32, 48, 64)
 
 
@@ -64,7 +64,8 @@ def write(path: Path, rows: list[dict[str, Any]], **options: Any) -> list[Any]:
     with WRITERS[path.suffix[1:]](path, **options) as writer:
         for row in rows:
             at += row["timestamp"] / 1e6
-            sent.append(can.Message(**{**row, "timestamp": at}))
+            name = {"channel": f"can{row.get('channel', 0)}"} if path.suffix == ".log" else {}
+            sent.append(can.Message(**{**row, "timestamp": at, **name}))
             writer.on_message_received(sent[-1])
     return sent
 
@@ -73,7 +74,7 @@ def recording(path: Path) -> Recording:
     return load_recording(path, Options())
 
 
-@pytest.mark.parametrize("ext", ["blf", "asc"])
+@pytest.mark.parametrize("ext", ["blf", "asc", "log"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(messages(), min_size=1, max_size=30), packed=st.sampled_from([0, 6]), box=st.sampled_from([90, 4096])
@@ -94,7 +95,7 @@ def test_any_log_of_python_can_reads_as_by_python_can(
     for k, m in enumerate(wanted):
         assert frames.ids[k] == m.arbitration_id | (EXTENDED if m.is_extended_id else 0)
         assert bytes(frames.data[k, : frames.lengths[k]]) == bytes(m.data) and not frames.data[k, len(m.data) :].any()
-        assert frames.buses[k] == m.channel
+        assert frames.buses[k] == int(str(m.channel).removeprefix("can"))
     since_ns = frames.times_ns - (frames.times_ns[0] if len(frames) else 0)
     their_s = np.array([m.timestamp for m in wanted])
     # their stamps are floats of about 1.5e9 s: steps of 0.24 microseconds
@@ -158,7 +159,7 @@ def test_a_log_cut_at_any_byte_is_refused_or_gives_whole_frames(tmp_path: Path, 
     data = path.read_bytes()
     whole = recording(path).frames
     given_back = 0
-    for at in range(0, len(data), 1 if ext == "blf" else 7):
+    for at in range(0, len(data), 2 if ext == "blf" else 11):
         path.write_bytes(data[:at])
         for keep in (False, True):
             try:
@@ -253,6 +254,11 @@ def test_an_array_that_claims_gigabytes_is_refused(tmp_path: Path) -> None:
     with (folder / "t.npy").open("wb") as f:
         f.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + header.ljust(117).encode() + b"\n" + bytes(40))
     with pytest.raises(LogError, match=r"t\.npy.*claims 7,200,000,000,000 bytes of values, the file holds 40"):
+        read_comma(tmp_path)
+    away = tmp_path.parent / "away.npy"
+    (folder / "t.npy").rename(away)
+    (folder / "t.npy").symlink_to(away)
+    with pytest.raises(LogError, match=r"t\.npy: leads out of the folder"):
         read_comma(tmp_path)
 
 

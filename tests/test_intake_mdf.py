@@ -208,7 +208,7 @@ def test_the_real_drive_through_an_mdf_gives_its_own_steering(tmp_path: Path) ->
 def test_a_file_cut_at_any_byte_is_one_message(tmp_path: Path, version: str) -> None:
     path = measure(tmp_path / name_of(version), version)
     data = path.read_bytes()
-    for at in [*range(0, 64, 5), *range(64, len(data), 97), len(data) - 1]:
+    for at in [*range(0, 64, 5), *range(64, len(data), 131), len(data) - 1]:
         path.write_bytes(data[:at])
         for keep in (False, True):
             try:
@@ -265,6 +265,10 @@ def test_a_compressed_block_that_lies_is_refused_before_it_fills_memory(tmp_path
     tracemalloc.start()
     with pytest.raises(LogError, match=words):
         read_logs(path, BENCH)
+    # nor does a file that says of itself that it is unfinished get past
+    path.write_bytes(b"UnFinMF " + bytes(data[8:60]) + b"\1" + bytes(data[61:]))
+    with pytest.raises(LogError, match=words):
+        read_logs(path, BENCH, keep_whole=True)
     assert tracemalloc.get_traced_memory()[1] < 200 << 20
     tracemalloc.stop()
 

@@ -21,7 +21,7 @@ _NAME, _NUMBER = r"[A-Za-z_]\w*", r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _BO = re.compile(rf"BO_\s+\d+\s+({_NAME})\s*:\s*\d+\s+\w+")
 _SG = re.compile(
     rf"SG_\s+({_NAME})\s*(M|m\d+M?)?\s*:\s*\d+\|\d+@[01][+-]\s*\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\)\s*"
-    rf'\[\s*{_NUMBER}\s*\|\s*{_NUMBER}\s*\]\s*"[^"]*"(\s*\w+\s*,?)*'
+    rf'\[\s*{_NUMBER}\s*\|\s*{_NUMBER}\s*\]\s*"[^"]*"[\s\w,]*'
 )
 _VAL = re.compile(rf'VAL_\s+\d+\s+{_NAME}(\s+-?\d+\s+"[^"]*")*\s*;')
 _TYPE = re.compile(rf"SIG_VALTYPE_\s+(\d+)\s+{_NAME}\s*:?\s*[0-3]\s*;")

@@ -109,7 +109,7 @@ def _equal(block_WL: NDArray[np.uint8], number: int, state: _State) -> Frames:
     low = _NIBBLE[block_WL[:, begin + 1 : match.end(5) : 2]]
     name_WL = block_WL[:, match.start(3) : match.end(3)]
     same_name = (name_WL == name_WL[0]).all(1)
-    good = ok & ok2 & ok3 & (high < 16).all(1) & (low < 16).all(1) & same_name
+    good = ok & ok2 & ok3 & (high < 16).all(1) & (low < 16).all(1) & same_name & _directions(block_WL, match)
     if not good.all():
         return _one_by_one(block_WL, number, state)
     data = np.zeros((len(block_WL), width_of(n_bytes)), np.uint8)
@@ -124,6 +124,11 @@ def _payload(match: re.Match[bytes]) -> tuple[int, int]:
     """Column where the payload of a line begins, and its bytes."""
     fd = 2 if match[5][:1] == b"#" else 0
     return match.start(5) + fd, (len(match[5]) - fd) // 2
+
+
+def _directions(block_WL: NDArray[np.uint8], match: re.Match[bytes]) -> NDArray[np.bool_]:
+    """Whether each line ends as the first does: with a direction (R or T), or without one."""
+    return np.isin(block_WL[:, -2], (82, 84)) if match[6] else np.ones(len(block_WL), bool)
 
 
 def _one_by_one(block_WL: NDArray[np.uint8], number: int, state: _State) -> Frames:
@@ -141,10 +146,12 @@ def _mixed(text: bytes, begin: int, number: int, state: _State) -> tuple[Frames,
     marks = [np.flatnonzero(flat == 41), hashes[flat[hashes - 1] != 35]]
     spaces = np.flatnonzero(flat == 32)
     lines = len(ends)
-    if any(len(m) != lines for m in marks) or len(spaces) != 2 * lines:
+    # a third space comes before the direction that some tools add
+    space = np.searchsorted(spaces, starts)
+    if any(len(m) != lines for m in marks) or (space + 1 >= len(spaces)).any():
         return _by_line(text[begin:end].split(b"\n")[:-1], number, state), end - begin, lines
-    places = np.stack([ends, *marks, spaces[0::2], spaces[1::2]], 1) - starts[:, None]
-    if (places < 0).any() or (places > 200).any():
+    places = np.stack([ends, *marks, spaces[space], spaces[space + 1]], 1) - starts[:, None]
+    if (places < 0).any() or (places > 200).any() or (places[:, 1:] > places[:, :1]).any():
         return _by_line(text[begin:end].split(b"\n")[:-1], number, state), end - begin, lines
     key = places @ (201 ** np.arange(places.shape[1], dtype=np.int64))
     order = np.argsort(key, kind="stable")
@@ -182,7 +189,7 @@ def _uniform(block_WL: NDArray[np.uint8]) -> bool:
     decimal = [*range(*match.span(1)), *range(*match.span(2))]
     name_WL = block_WL[:, match.start(3) : match.end(3)]
     good = (_NIBBLE[block_WL[:, digits]] < 16).all() and (_NIBBLE[block_WL[:, decimal]] < 10).all()
-    return bool(good and (name_WL == name_WL[0]).all())
+    return bool(good and (name_WL == name_WL[0]).all() and _directions(block_WL, match).all())
 
 
 def _by_line(lines: list[bytes], number: int, state: _State) -> Frames:

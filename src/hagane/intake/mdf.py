@@ -68,10 +68,11 @@ def _episode(measured: Measurement, embodiment: Embodiment, task: str) -> Episod
     streams: dict[str, Stream] = {}
     name = measured.path.stem
     findings: list[Finding] = []
-    for channel in embodiment.channels():
-        if channel.kind not in ("vector", "set"):
-            continue
-        stream = _stream(measured, channel)
+    channels = [c for c in embodiment.channels() if c.kind in ("vector", "set")]
+    places = {c.name: _places(measured, c) for c in channels}
+    measured.load(place for found in places.values() for place in found)
+    for channel in channels:
+        stream = _stream(measured, channel, places[channel.name])
         if stream is not None:
             streams[channel.name] = stream
         else:
@@ -90,8 +91,8 @@ def _episode(measured: Measurement, embodiment: Embodiment, task: str) -> Episod
     return on_episode_clock(episode)
 
 
-def _stream(measured: Measurement, channel: Channel) -> Stream | None:
-    """The stream of a channel, None when the file has none of its columns and no source asks for one."""
+def _places(measured: Measurement, channel: Channel) -> list[Place]:
+    """Where the columns of a channel are; none when the file lacks one that no source asks for."""
     where = f"{measured.path}, channel {channel.name!r}"
     places: list[Place] = []
     for source in (s for row in _sources(channel) for s in row):
@@ -103,9 +104,15 @@ def _stream(measured: Measurement, channel: Channel) -> Stream | None:
                 next_step=nearest(source.rpartition(".")[2], measured.file.channels_db),
             )
         if place is None:
-            return None
+            return []
         places.append(place)
-    times_ns = measured.times_ns(places[0][0])
+    return places
+
+
+def _stream(measured: Measurement, channel: Channel, places: list[Place]) -> Stream | None:
+    """The stream of a channel, None when there are no samples of it."""
+    where = f"{measured.path}, channel {channel.name!r}"
+    times_ns = measured.times_ns(places[0][0]) if places else np.zeros(0, np.int64)
     if not len(times_ns):
         return None
     period_ns = float(np.median(np.diff(times_ns))) if len(times_ns) > 1 else 1e9

@@ -11,6 +11,7 @@ from hagane.intake.frames import EXTENDED, Frames, Recording, join, width_of
 from hagane.intake.mdf_file import Measurement
 from hagane.terms import digest_file
 
+_BYTES_OF_CODE = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 20, 24, 32, 48, 64])  # ISO 11898-1
 _DATA, _LEFT_OUT = "CAN_DataFrame", {"CAN_ErrorFrame": "error", "CAN_RemoteFrame": "remote"}
 
 
@@ -51,8 +52,9 @@ def _frames(measured: Measurement, group: int) -> Frames:
     extended = ide.astype(bool) if ide is not None else (raw & EXTENDED != 0) | (raw & 0x1FFFFFFF > 0x7FF)
     payload = np.ascontiguousarray(data).view(np.uint8).reshape(len(times_ns), -1) if len(times_ns) else data[:0]
     length = column("DataLength")
-    if length is None:
-        length = column("DLC")
+    code = column("DLC")
+    if length is None and code is not None:
+        length = _BYTES_OF_CODE[np.minimum(code.astype(np.int64), 15)]
     lengths = np.full(len(times_ns), payload.shape[-1]) if length is None else length.astype(np.int64)
     lengths = np.clip(lengths, 0, min(64, payload.shape[-1]))
     width = width_of(int(lengths.max(initial=0)))

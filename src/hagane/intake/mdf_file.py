@@ -7,7 +7,7 @@ import gc
 import io
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.intake.mdf_guard import MOST_SAMPLES, refuse_inflated, sorted_out
+from hagane.intake.mdf_guard import MOST_SAMPLES, all_zipped, refuse_inflated, sorted_out
 from hagane.terms import LogError
 
 Place = tuple[int, int]
@@ -36,8 +36,7 @@ def opened(path: Path, cut: str) -> Iterator[Any]:
     except ImportError:
         raise LogError("reading MDF needs asammdf", where=str(path), next_step='pip install "hagane[mdf]"') from None
     logging.getLogger("asammdf").setLevel(logging.CRITICAL)
-    if not cut:
-        refuse_inflated(path, sorted_out(path))
+    refuse_inflated(path, all_zipped(path) if cut else sorted_out(path))
     file, words = None, ""
     with _quiet():
         try:
@@ -52,7 +51,7 @@ def opened(path: Path, cut: str) -> Iterator[Any]:
             if file is not None:
                 file.close()
         if words:
-            gc.collect()  # its destructor fails now, while nobody is told, and not later
+            gc.collect(1)  # its destructor fails now, while nobody is told, and not later
     if words:
         what = f"{cut}, and nothing before the cut can be read" if cut else "damaged MDF"
         raise LogError(f"{what}: {words}", where=str(path), next_step="copy it again from the machine")
@@ -82,6 +81,8 @@ class Measurement:
     """Words for a missing end, "" when the file is whole."""
     clocks_ns: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     """Times of a group that was read, by its number."""
+    signals: dict[Place, Any] = field(default_factory=dict)
+    """Channels that were read, raw."""
     checked: set[int] = field(default_factory=set)
 
     def places_of(self, name: str) -> list[Place]:
@@ -127,7 +128,8 @@ class Measurement:
             where = f"{self.path}, group #{group} {self.group_name(group)!r}"
             if self.file.masters_db.get(group) is None or not _is_time(self.file, group):
                 raise LogError("the group has no time channel", where=where, next_step="choose another group")
-            seconds = np.asarray(self.file.get_master(group), np.float64)
+            loaded = next((s.timestamps for (g, _), s in self.signals.items() if g == group), None)
+            seconds = np.asarray(self.file.get_master(group) if loaded is None else loaded, np.float64)
             if not (np.isfinite(seconds) & (np.abs(seconds) < 9e9)).all():
                 raise LogError("the group's times are no numbers", where=where, next_step="choose another group")
             self.clocks_ns[group] = _start_ns(self.file, self.timezone) + np.rint(seconds * 1e9).astype(np.int64)
@@ -154,19 +156,24 @@ class Measurement:
                 next_step="copy it again from the machine",
             )
 
+    def load(self, places: Iterable[Place]) -> None:
+        """Read these channels and no others: one pass over the blocks of their groups."""
+        wanted = sorted(set(places))
+        for group, _ in wanted:
+            self.check(group)
+        chosen = [(None, group, index) for group, index in wanted]
+        # raw: the conversion comes later, with words left out; all samples, those with an invalidation bit too
+        self.signals = dict(zip(wanted, self.file.select(chosen, raw=True, copy_master=False), strict=True))
+
     def column(self, place: Place, where: str) -> tuple[NDArray[np.float64], NDArray[np.bool_], str]:
-        """Physical values of a channel, which are valid, and the unit."""
-        group, index = place
-        self.check(group)
-        # with "ignore" asammdf gives all samples and the bits; without it, it drops the invalid samples
-        wanted = {"group": group, "index": index, "samples_only": True, "ignore_invalidation_bits": True}
-        samples, invalid = self.file.get(**wanted)
-        if samples.dtype.kind not in "biuf":
-            samples, invalid = self.file.get(**wanted, raw=True)
+        """Physical values of a channel that was loaded, which are valid, and the unit."""
+        signal = self.signals[place]
+        samples = signal.physical(copy=False, ignore_value2text_conversions=True).samples
         if samples.dtype.kind not in "biuf" or samples.ndim != 1:
             raise LogError("the channel holds no single numbers", where=where, next_step="choose another source")
+        invalid = signal.invalidation_bits
         good = np.ones(len(samples), bool) if invalid is None else ~np.asarray(invalid, bool)
-        return samples.astype(np.float64), good, str(self.file.get_channel_unit(group=group, index=index) or "")
+        return samples.astype(np.float64), good, signal.unit or ""
 
 
 def _is_time(file: Any, group: int) -> bool:

@@ -135,6 +135,25 @@ def sorted_out(path: Path) -> list[tuple[int, int, int]]:
     return found
 
 
+def all_zipped(path: Path) -> list[tuple[int, int, int]]:
+    """Compressed blocks that lie whole in a file whose links cannot be trusted: cut, or never finished.
+
+    Raises:
+        LogError: one that claims more than it can hold.
+    """
+    found: list[tuple[int, int, int]] = []
+    with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(b"##DZ", 64)
+        while 0 <= at <= len(data) - 48:
+            length = _BLOCK.unpack_from(data, at)[1]
+            if at + length <= len(data):
+                _claim(data, at, length, path)
+                _, _, _, claimed, packed = _ZIPPED.unpack_from(data, at + 24)
+                found.append((at + 48, packed, claimed))
+            at = data.find(b"##DZ", at + 4)
+    return found
+
+
 def _walk_3(data: mmap.mmap, path: Path) -> str:
     """Follow data and channel groups of a version 3 file."""
     size = len(data)
