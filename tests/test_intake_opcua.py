@@ -175,7 +175,9 @@ def check(episode: Episode, rows: int = N) -> None:
     assert temperature.times_ns.tolist() == [k * 10**9 for k in range(rows)]
     assert temperature.clock_offset_ns == -round(START.timestamp() * 1000) * 10**6
     assert temperature.values[:, 0].tolist() == [1200.0 + 0.5 * k for k in range(rows)]
-    assert np.flatnonzero(~temperature.valid).tolist() == [k for k in (40, 41, 90) if k < rows] and temperature.unit == ("°C",)
+    assert np.flatnonzero(~temperature.valid).tolist() == [
+        k for k in (40, 41, 90) if k < rows
+    ] and temperature.unit == ("°C",)
     assert pressure.times_ns.tolist() == [k * 10**9 for k in range(0, rows, 2)] and pressure.valid.all()
     assert fuel.values[:, 0].tolist() == [float(k % 7) for k in range(rows)]
 
