@@ -188,6 +188,9 @@ def test_episodes_of_a_long_table_by_column(tmp_path: Path) -> None:
     first, second = read_logs(tmp_path / "log.csv", TAG)
     assert (first.id, second.id, second.outcome) == ("log-A7", "log-007", "success")
     assert (len(first.streams["p"]), len(second.streams["p"])) == (3, 5)
+    (tmp_path / "log.csv").write_text(head + "".join(body) + "9,P,1,,\n")
+    first, second = read_logs(tmp_path / "log.csv", TAG)
+    assert said(first, "unmapped") == ["1 readings belong to no episode"] and len(second.streams["p"]) == 5
     (tmp_path / "log.csv").write_text(head + "".join(body) + "2,P,1,007,\n")
     with pytest.raises(LogError, match="overlap in time"):
         list(read_logs(tmp_path / "log.csv", TAG))
@@ -330,7 +333,7 @@ def test_a_file_cut_anywhere_is_refused_or_gives_true_rows(
 ) -> None:
     folder = tmp_path_factory.getbasetemp()
     path = write(table_of(readings(), form), folder / f"cut.{form.split('.', 1)[1]}")
-    whole = {n: s for n, s in one(path).streams.items()}
+    whole = dict(one(path).streams)
     data = path.read_bytes()
     path.write_bytes(data[: int(at * (len(data) - 1))])
     try:

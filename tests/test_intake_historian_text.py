@@ -1,4 +1,4 @@
-"""CSV as text: zones and summer time, encodings that are found or must be told, decimal commas, ragged and odd files."""
+"""CSV as text: zones and summer time, encodings found or told, decimal commas, ragged and odd files."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def test_the_real_files_come_in_by_the_example(capsys: pytest.CaptureFixture[str
 
 
 def test_the_real_files_hold_what_their_names_say() -> None:
-    """d04 and d05 are one run up to row 160, where their disturbances begin; d06 stops 13.9 h in, as its plant trips."""
+    """d04 and d05 are one run up to row 160, where their disturbances begin; d06 stops 13.9 h in: its plant trips."""
     machine = load_toml(EXAMPLE, Embodiment)
     four, five, six = (one(shared_data("plant", "tennessee_eastman", f"d0{k}_te.dat"), machine) for k in (4, 5, 6))
     assert format_of(shared_data("plant", "tennessee_eastman", "d00.dat")) == "tep"

@@ -115,8 +115,8 @@ def open_csv(path: Path, options: Options, words: frozenset[str] = frozenset()) 
     if len(rows) > 1 and _is_unit_row(rows[1], len(names)):
         units = {**units, **{n: clean_unit(u) for n, u in zip(names, rows[1], strict=True) if u.strip()}}
         header_lines = 2
-    body = text.split(b"\n", header_lines)[header_lines:]
-    if not body or not body[0].strip():
+    above = re.match(rb"(?:[^\r\n]*(?:\r\n?|\n)){%d}" % header_lines, text)
+    if above is None or not text[above.end() : above.end() + (1 << 16)].strip():
         raise LogError("there is a header but no row", where=str(path), next_step="export it again")
     notes = (note,) if note else ()
     digest = digest_bytes(raw)
@@ -169,7 +169,7 @@ def _parse(file: CsvFile, wanted: Sequence[str], comma: bool) -> tuple[Any, str]
             where=file.where,
             next_step="the file may be cut: copy or export it again",
         ) from None
-    ended = file.text.endswith(b"\n")
+    ended = file.text.endswith((b"\n", b"\r"))
     if not odd:
         return table, "" if ended else _LAST_UNSURE
     rows_before = table.num_rows + len(odd)
