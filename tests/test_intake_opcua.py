@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hagane.cli import main
 from hagane.intake import opcua_client, read_logs
 from hagane.intake.detect import format_of
+from hagane.intake.opcua_values import Pages
 from hagane.terms import Channel, ConfigError, Embodiment, Episode, LogError, dump_toml
 
 pytest.importorskip("asyncua")
@@ -195,6 +198,27 @@ def test_a_history_comes_in_whole_whatever_the_page(plant: Plant, tmp_path: Path
     assert "ns=2;s=FURNACE.T1: the server stamped readings 0.120 s after their source" in said[0]
     assert "3 of 250 readings are not good: 1 uncertain, 2 bad" in said[1]
     assert episode.digest == one(history(tmp_path, plant.endpoint, page=3)).digest
+
+
+@settings(max_examples=100, deadline=None)
+@given(steps=st.lists(st.integers(0, 1), min_size=1, max_size=40), size=st.integers(3, 9), points=st.booleans())
+def test_pages_that_overlap_in_a_stamp_join_without_loss(steps: list[int], size: int, points: bool) -> None:
+    """Readings that share stamps, in pages that begin where the last one ended (with points: at the first one left)."""
+    kept = [
+        ua.DataValue(ua.Variant(float(k)), SourceTimestamp=START + int(s) * STEP)
+        for k, s in enumerate(np.cumsum(steps))
+    ]
+    pages, at = Pages("here"), 0
+    most = max(sum(v.SourceTimestamp == w.SourceTimestamp for w in kept) for v in kept)
+    while at < len(kept):
+        first = at
+        while first and kept[first - 1].SourceTimestamp == kept[at if points else at - 1].SourceTimestamp:
+            first -= 1
+        page = kept[first : first + max(size, most + 1)]
+        assert pages.add(page) or not at
+        at = first + len(page)
+    found = pages.readings("")
+    assert found.values.tolist() == [float(k) for k in range(len(kept))] and pages.count == len(kept)
 
 
 def test_names_of_nodes_by_namespace_and_by_path(plant: Plant, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class CsvFile:
                 next_step="export it again, or pass --keep-whole to take the rows before",
             )
         if not columns.num_rows:
-            raise LogError("there is a header but no row", where=self.where, next_step="export it again")
+            raise LogError("no whole row", where=self.where, next_step="the file may be cut: copy it again")
         if cut == _LAST_UNSURE and columns.num_rows == 1:
             raise LogError("its only row has no end", where=self.where, next_step="the file may be cut: copy it again")
         unsure = columns.num_rows - 1 if cut == _LAST_UNSURE else None
@@ -115,6 +115,9 @@ def open_csv(path: Path, options: Options, words: frozenset[str] = frozenset()) 
     if len(rows) > 1 and _is_unit_row(rows[1], len(names)):
         units = {**units, **{n: clean_unit(u) for n, u in zip(names, rows[1], strict=True) if u.strip()}}
         header_lines = 2
+    above = re.match(rb"(?:[^\r\n]*(?:\r\n?|\n)){%d}" % header_lines, text)
+    if above is None or not text[above.end() : above.end() + (1 << 16)].strip():
+        raise LogError("there is a header but no row", where=str(path), next_step="export it again")
     notes = (note,) if note else ()
     digest = digest_bytes(raw)
     return CsvFile(str(path), names, units, text, delimiter, header_lines, digest, options.keep_whole, words, notes)
@@ -161,14 +164,12 @@ def _parse(file: CsvFile, wanted: Sequence[str], comma: bool) -> tuple[Any, str]
             ),
         )
     except pa.ArrowInvalid as e:
-        if "Empty CSV file" in str(e):
-            return pa.table({n: pa.nulls(0) for n in wanted}), ""
         raise LogError(
             f"cannot be read as CSV: {str(e).splitlines()[0]}",
             where=file.where,
             next_step="the file may be cut: copy or export it again",
         ) from None
-    ended = file.text.endswith(b"\n")
+    ended = file.text.endswith((b"\n", b"\r"))
     if not odd:
         return table, "" if ended else _LAST_UNSURE
     rows_before = table.num_rows + len(odd)

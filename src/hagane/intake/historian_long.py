@@ -121,7 +121,9 @@ def read_long(
     series, notes = _series(table, form, times_ns, codes, tags, headers, notes)
     stem = stem_of(file.where)
     spans = _spans(table, times_ns, episode_columns, series, options, stem)
-    return _said_cut(series_episodes(series, spans, embodiment, table.digest, options.task, notes), table, spans)
+    within = sum(len(s.between(p.first_ns, p.last_ns)) for s in series.values() for p in spans)
+    episodes = series_episodes(series, spans, embodiment, table.digest, options.task, notes)
+    return _said(episodes, table, spans, sum(len(s) for s in series.values()) - within)
 
 
 def stem_of(where: str) -> str:
@@ -130,8 +132,12 @@ def stem_of(where: str) -> str:
     return Path(stem).stem
 
 
-def _said_cut(episodes: Iterator[Episode], table: Table, spans: Sequence[Span]) -> Iterator[Episode]:
+def _said(episodes: Iterator[Episode], table: Table, spans: Sequence[Span], outside: int) -> Iterator[Episode]:
+    """The episodes, with what is left out of all of them said in the first, and a cut in the last."""
     for episode in episodes:
+        if outside and episode.id == spans[0].id:
+            text = f"{outside} readings belong to no episode"
+            episode = episode.with_findings(Finding("unmapped", episode.id, "*", 0, outside, text))
         if table.cut and episode.id == spans[-1].id:
             episode = episode.with_findings(Finding("truncated", episode.id, "*", episode.span_ns[1], 1, table.cut))
         yield episode

@@ -12,12 +12,10 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from hagane.intake.opcua_values import Pages, Readings
 from hagane.intake.sources import nearest
 from hagane.terms import ConfigError, HaganeError, LogError
 
@@ -51,24 +49,6 @@ class Server:
     """Longest wait for an answer."""
     where: str
     """Words for the file that names the server."""
-
-
-@dataclass(frozen=True, eq=False)
-class Readings:
-    """History of one node, in the order of the server."""
-
-    source_ns: NDArray[np.int64]
-    """[N] time of the reading at its source; the server's where the source gives none."""
-    server_ns: NDArray[np.int64]
-    """[N] time at the server; the source's where the server gives none."""
-    from_source: NDArray[np.bool_]
-    """[N] whether the source gave a time."""
-    values: NDArray[np.float64]
-    """[N] NaN where there is none."""
-    status: NDArray[np.uint32]
-    """[N] OPC UA status codes."""
-    unit: str
-    """Engineering unit of the node; "" when it has none."""
 
 
 def fetch(server: Server, sources: Sequence[str], optional: Sequence[str]) -> dict[str, Readings]:
@@ -182,87 +162,28 @@ async def _history(node: Any, server: Server, source: str, most: int) -> Reading
     )
     details.ReturnBounds = False
     point: bytes | None = None
-    kept: list[Any] = []
+    pages = Pages(where)
     while True:
         result = await node.history_read(details, point)
         result.StatusCode.check()
         page = list(result.HistoryData.DataValues or ()) if result.HistoryData is not None else []
-        fresh = _fresh(kept, page)
-        kept += fresh
-        if len(kept) > most:
+        fresh = pages.add(page)
+        if pages.count > most:
             raise LogError(
                 f"more than {MOST_READINGS} readings", where=where, next_step="bring start and end closer together"
             )
         last_point, point = point, result.ContinuationPoint or None
-        if point is not None and (point == last_point or not page):
-            raise LogError("the server repeats a page without end", where=where, next_step="ask for another page size")
-        if point is None and (not server.page or len(page) < server.page):
-            break
-        if point is None:
-            if not fresh:
-                if len({_stamp(v) for v in page}) > 1 or len(page) < server.page:
-                    break
+        if point is not None:
+            if point == last_point or not page:
                 raise LogError(
-                    f"{len(page)} readings or more at one time", where=where, next_step="choose a larger page"
+                    "the server repeats a page without end", where=where, next_step="ask for another page size"
                 )
-            details.StartTime = _stamp(kept[-1])
-    return _readings(kept, await _unit(node), where)
-
-
-def _fresh(kept: Sequence[Any], page: list[Any]) -> list[Any]:
-    """A page without the readings that ended the page before: pages that begin at a stamp repeat those."""
-    if not kept or not page:
-        return page
-    last = _stamp(kept[-1])
-    tail = []
-    for value in reversed(kept):
-        if _stamp(value) != last:
-            break
-        tail.append(_key(value))
-    fresh = []
-    for value in page:
-        key = _key(value)
-        if _stamp(value) == last and key in tail:
-            tail.remove(key)
-        else:
-            fresh.append(value)
-    return fresh
-
-
-def _stamp(value: Any) -> datetime:
-    stamp = value.SourceTimestamp or value.ServerTimestamp or datetime(1970, 1, 1)
-    return stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)
-
-
-def _code(value: Any) -> int:
-    """Status code of a reading; a server may leave out what is good."""
-    return int(value.StatusCode.value) if value.StatusCode is not None else 0
-
-
-def _key(value: Any) -> tuple[Any, ...]:
-    return (_stamp(value), _code(value), repr(value.Value.Value if value.Value is not None else None))
-
-
-def _readings(kept: Sequence[Any], unit: str, where: str) -> Readings:
-    """asyncua's values as arrays; it makes an object of every reading, so this is a loop."""
-    values = np.full(len(kept), np.nan)
-    for k, value in enumerate(kept):
-        number = value.Value.Value if value.Value is not None else None
-        if isinstance(number, bool | int | float):
-            values[k] = number
-        elif number is not None:
-            kind = "arrays" if isinstance(number, list) else type(number).__name__
-            raise LogError(f"the node holds {kind}, not numbers", where=where, next_step="take it out of the sources")
-    own = np.array([v.SourceTimestamp is not None for v in kept], bool)
-    source = _ns([v.SourceTimestamp or v.ServerTimestamp for v in kept])
-    server = _ns([v.ServerTimestamp or v.SourceTimestamp for v in kept])
-    status = np.array([_code(v) for v in kept], np.uint32)
-    return Readings(source, server, own, values, status, unit)
-
-
-def _ns(stamps: Sequence[datetime | None]) -> NDArray[np.int64]:
-    plain = [s.astimezone(UTC).replace(tzinfo=None) if s is not None and s.tzinfo else s for s in stamps]
-    return np.array(plain, "datetime64[us]").astype("datetime64[ns]").astype(np.int64)
+            continue
+        if not server.page or len(page) < server.page:
+            return pages.readings(await _unit(node))
+        if not fresh:
+            raise LogError(f"{len(page)} readings or more at one time", where=where, next_step="choose a larger page")
+        details.StartTime = pages.last
 
 
 async def _unit(node: Any) -> str:

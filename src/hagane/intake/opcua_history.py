@@ -28,7 +28,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from hagane.intake.files import head_of, read_bytes
-from hagane.intake.opcua_client import Readings, Server, fetch
+from hagane.intake.opcua_client import Server, fetch
+from hagane.intake.opcua_values import Readings
 from hagane.intake.options import Options
 from hagane.intake.quality import BAD, GOOD, UNCERTAIN
 from hagane.intake.series import APPLIED_ENDING, Series, series_episodes, sources_of, spans_by_silence

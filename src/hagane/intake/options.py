@@ -30,7 +30,7 @@ class Options:
     day_first: bool | None = None
     """Order of 01/02/2026 in a CSV; None decides from the values, and refuses when they do not tell."""
     encoding: str = "utf-8"
-    """Text encoding of a CSV."""
+    """Text encoding of a CSV; where UTF-8 fails, UTF-16 and CP932 (Shift-JIS) are found if there is no doubt."""
     timezone: str = ""
     """IANA name ("Asia/Tokyo") of stamps that carry no zone; "" takes them as they stand."""
     messages: Path | None = None

@@ -100,7 +100,7 @@ class ParquetFile:
         need = max(packed, about.num_rows * len(own) * 8)
         if need > MOST_BYTES:
             raise LogError(
-                f"its columns need {need / 2**30:.1f} GiB of memory ({about.num_rows} rows)",
+                f"its columns need {need / 2**20:.0f} MiB of memory ({about.num_rows} rows)",
                 where=self.where,
                 next_step=f"export files of at most {MOST_BYTES >> 30} GiB, as one a day",
             )
