@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hagane.cli import main
 from hagane.intake import read_logs
@@ -259,6 +262,19 @@ def test_a_wrong_unit_is_found(tmp_path: Path) -> None:
     speed, act = Channel("v", unit=("km/h",), source=("ego.speed",)), Channel("u", source=("derived.acceleration",))
     (e,) = read_logs(path, Embodiment("c", "vehicle", "member-cars", 10.0, 4, (speed,), (act,)))
     assert "the log says m/s, the embodiment km/h" in {f.detail for f in e.findings if f.kind == "unit-mismatch"}
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 1 << 30))
+def test_damaged_xml_never_ends_in_a_traceback(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    path = tmp_path_factory.mktemp("xml") / "a.xml"
+    data = bytearray(write(path, car(1, [0, 1, 2]), car(2, [1, 2]), PARKED).read_bytes())
+    for at in rng.integers(150, len(data), rng.integers(1, 4)).tolist():
+        data[at : at + int(rng.integers(0, 3))] = rng.choice([b"", b"<", b"9", b"e9", b"-", b'"', b"\xff"])
+    path.write_bytes(bytes(data))
+    with contextlib.suppress(LogError):
+        list(read_logs(path, machine()))
 
 
 def test_other_xml_is_not_claimed(tmp_path: Path) -> None:

@@ -335,6 +335,7 @@ def rewrite(root: Path, name: str, old: str, new: str) -> None:
         (lambda r: (r / SHARD).unlink(), "the shard is missing"),
         (lambda r: (r / SHARD).write_bytes(b""), "holds 0 episodes, dataset_info.json says 2"),
         (link_out, "leads out of the folder"),
+        (lambda r: (r / "dataset_info.json").unlink(), "dataset_info.json: no such file"),
         (lambda r: (r / "features.json").write_text("{"), "features.json: is no JSON"),
         (lambda r: (r / "features.json").write_text("[" * 100_000), "features.json: is no JSON"),
         (lambda r: rewrite(r, "features.json", '"steps"', '"stairs"'), "has no `steps`"),
@@ -352,6 +353,15 @@ def test_sets_that_are_wrong_get_one_message(tmp_path: Path, break_it: Callable[
     break_it(root)
     with pytest.raises(LogError, match=message):
         list(read_logs(root, ARM))
+
+
+def test_every_flipped_byte_of_a_shard_is_found(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set", {"train": [[4, 6]]})
+    whole = (root / SHARD).read_bytes()
+    for at in np.random.default_rng(0).integers(0, len(whole), 300).tolist():
+        (root / SHARD).write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        with pytest.raises(LogError, match="differs from its checksum"):
+            list(read_logs(root, ARM))
 
 
 def test_whole_episodes_before_the_cut_can_be_kept(tmp_path: Path) -> None:

@@ -210,6 +210,37 @@ def test_damaged_sets_get_one_message(tmp_path: Path, break_it: Callable[[Path],
         list(read_logs(root, ARM))
 
 
+def test_stamps_and_values_that_are_wrong(tmp_path: Path) -> None:
+    """Rows out of order, and numbers that are none, become findings; what cannot be rows is refused."""
+    root = write_v21(tmp_path / "set", (6,), camera="image")
+    path = root / "data/chunk-000/episode_000000.parquet"
+    table = pq.read_table(path)
+
+    def put(name: str, values: object) -> None:
+        pq.write_table(table.set_column(table.schema.get_field_index(name), name, values), path)
+
+    put("timestamp", pa.array([0.0, 0.5, 0.2, 0.7, 0.8, 0.9], pa.float32()))
+    (e,) = read_logs(root, ARM)
+    assert "clock-jump" in {f.kind for f in e.findings if f.stream == "state"}
+    state = np.arange(12, dtype="f4")
+    state[4] = np.nan
+    put("observation.state", pa.FixedSizeListArray.from_arrays(state, 2))
+    (e,) = read_logs(root, ARM)
+    assert e.streams["state"].valid.tolist() == [True, True, False, True, True, True]
+    put("timestamp", pa.array([0.0, np.nan, 0.2, 0.3, 0.4, 0.5], pa.float32()))
+    with pytest.raises(LogError, match="episode 0, row 1: a time stamp is not a number"):
+        list(read_logs(root, ARM))
+    put("observation.state", pa.array([[1.0, 2.0]] * 5 + [[1.0]], pa.list_(pa.float32())))
+    with pytest.raises(LogError, match=r"observation\.state holds 11 values in 6 rows, not 2 a row"):
+        list(read_logs(root, ARM))
+    put("action", pa.array(["go"] * 6))
+    with pytest.raises(LogError, match="action holds 6 values in 6 rows"):
+        list(read_logs(root, ARM))
+    pq.write_table(table.drop_columns(["action"]), path)
+    with pytest.raises(LogError, match="has no column action"):
+        list(read_logs(root, ARM))
+
+
 def test_frames_without_rows_are_told(tmp_path: Path) -> None:
     root = write_v21(tmp_path / "set")
     write_video(root / VIDEO, shades(8, 1))

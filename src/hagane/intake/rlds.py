@@ -49,7 +49,8 @@ class _Opened:
 def sniff(path: Path) -> bool:
     """True for a TFDS folder (one version of a data set), or one of its tfrecord files."""
     if path.is_dir():
-        return (path / "features.json").is_file() and (path / "dataset_info.json").is_file()
+        told = (path / "features.json").is_file()
+        return told and ((path / "dataset_info.json").is_file() or any(path.glob("*.tfrecord-*")))
     return is_tfrecord(path)
 
 
