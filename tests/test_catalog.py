@@ -164,6 +164,25 @@ def test_flipped_bytes_are_found_and_named(tmp_path: Path) -> None:
     assert make_home(tmp_path).catalog().verify("road-demo") > 5
 
 
+@pytest.mark.parametrize("folder", ["data/chunk-000", "hagane/streams"])
+def test_damage_in_a_parquet_file_is_told_by_episode(tmp_path: Path, folder: str) -> None:
+    filled(tmp_path, {"road": 6})
+    path = tmp_path / "catalog" / "sets" / "road-demo" / folder / "file-000.parquet"
+    good = path.read_bytes()
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(path)
+    for number in range(6):
+        chunk = metadata.row_group(number).column(metadata.num_columns // 2)
+        at = chunk.data_page_offset + chunk.total_compressed_size // 2
+        path.write_bytes(good[:at] + bytes([good[at] ^ 4]) + good[at + 1 :])
+        with pytest.raises(CorruptError, match=rf"file-000.parquet: .*: episode 'road/case/00000{number}'"):
+            make_home(tmp_path).catalog().verify("road-demo")
+    path.write_bytes(good[:-20] + bytes([good[-20] ^ 4]) + good[-19:])
+    with pytest.raises(CorruptError, match="in its footer"):
+        make_home(tmp_path).catalog().verify("road-demo")
+
+
 def test_reading_meets_a_flipped_byte_before_giving_it(tmp_path: Path) -> None:
     filled(tmp_path, {"mill": 4})
 

@@ -30,9 +30,11 @@ import pyarrow.parquet as pq
 from hagane.catalog.columns_write import ColumnsWriter
 from hagane.catalog.convert import Entry, PrepareJob, prepare
 from hagane.catalog.episode_io import SCHEMA, read_episode
+from hagane.catalog.manifest import NAME as MANIFEST
+from hagane.catalog.manifest import changed, read_manifest, write_manifest
 from hagane.catalog.sketch import merge_all, pack_sketches
 from hagane.catalog.workers import Mapper
-from hagane.intake.lerobot_journal import disk_error, replace_file, sync_folder
+from hagane.intake.lerobot_journal import disk_error, replace_file
 from hagane.intake.lerobot_layout import FILE_BYTES
 from hagane.intake.lerobot_rows import embodiment_features, facts_of, fps_of
 from hagane.intake.lerobot_sketch import Sketch
@@ -43,7 +45,6 @@ from hagane.terms import (
     Embodiment,
     Episode,
     StoreError,
-    canonical_json,
     digest_bytes,
     digest_file,
     digest_value,
@@ -52,7 +53,7 @@ from hagane.terms import (
 )
 
 OURS = "hagane"
-UNLISTED = ("contract.toml", "contract.toml.sig", "manifest.json")
+UNLISTED = ("contract.toml", "contract.toml.sig", MANIFEST)
 """Files of `hagane/` that the manifest does not list: signed on their own, or the manifest itself."""
 
 Progress = Callable[[str, int], None]
@@ -140,7 +141,7 @@ def write_stored(target: Target, entries: Sequence[Entry], mapper: Mapper, progr
     }
     replace_file(ours / "record.json", _json(record))
     put_contract(ours, target.signed)
-    _write_manifest(folder)
+    write_manifest(folder, ours / MANIFEST, [f"{OURS}/{n}" for n in UNLISTED])
     return digest
 
 
@@ -153,7 +154,7 @@ class StoredSet:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._files = _read_manifest(folder)
+        self._files = read_manifest(folder / OURS / MANIFEST)
         self.record: dict[str, Any] = json.loads(self.bytes(f"{OURS}/record.json"))
 
     def bytes(self, path: str) -> bytes:
@@ -167,7 +168,7 @@ class StoredSet:
         except OSError:
             data = b""
         if path not in self._files or digest_bytes(data) != self._files[path]["sha256"]:
-            raise _changed(self.folder / path)
+            raise self._changed(path)
         return data
 
     def embodiment(self) -> Embodiment:
@@ -202,12 +203,18 @@ class StoredSet:
         for path, told in self._files.items():
             file = self.folder / path
             if not file.is_file() or digest_file(file) != told["sha256"]:
-                raise _changed(file)
+                raise self._changed(path)
         found = {str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p.is_file()}
         stray = sorted(found - set(self._files) - {f"{OURS}/{n}" for n in UNLISTED})
         if stray:
             raise CorruptError("a file that the manifest does not list", where=str(self.folder / stray[0]))
         return len(self._files)
+
+    def _changed(self, path: str) -> CorruptError:
+        told = self._files.get(path)
+        # only files of episodes ask for their names, so this ends
+        ids = [str(f["id"]) for f in self.facts()] if told and "groups" in told else []
+        return changed(self.folder / path, told, ids)
 
 
 def refuse_other(
@@ -242,36 +249,6 @@ def refuse_other(
             where=where,
             next_step="renew its contract instead (Catalog.renew)",
         )
-
-
-def _write_manifest(folder: Path) -> None:
-    files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name not in {f"{OURS}/{n}" for n in UNLISTED}:
-            files[name] = {"sha256": digest_file(path), "bytes": path.stat().st_size}
-    told = {"files": files}
-    replace_file(folder / OURS / "manifest.json", _json({**told, "sha256": digest_value(told)}))
-    for path in (p for p in folder.rglob("*") if p.is_dir()):
-        sync_folder(path)
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / OURS / "manifest.json"
-    try:
-        told = json.loads(path.read_bytes())
-        digest = told.pop("sha256")
-        if digest_bytes(canonical_json(told)) != digest:
-            raise ValueError
-        files: dict[str, Any] = told["files"]
-        return files
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        raise _changed(path) from None
-
-
-def _changed(path: Path) -> CorruptError:
-    what = "the file differs from its recorded digest" if path.exists() else "the file is missing"
-    return CorruptError(what, where=str(path), next_step="restore the data set from a copy, or bring the logs in again")
 
 
 def _json(value: Any) -> bytes:
