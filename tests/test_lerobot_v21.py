@@ -230,6 +230,9 @@ def test_stamps_and_values_that_are_wrong(tmp_path: Path) -> None:
     put("timestamp", pa.array([0.0, np.nan, 0.2, 0.3, 0.4, 0.5], pa.float32()))
     with pytest.raises(LogError, match="episode 0, row 1: a time stamp is not a number"):
         list(read_logs(root, ARM))
+    put("timestamp", pa.array(["now"] * 6))
+    with pytest.raises(LogError, match="frame_index or timestamp holds no numbers"):
+        list(read_logs(root, ARM))
     put("observation.state", pa.array([[1.0, 2.0]] * 5 + [[1.0]], pa.list_(pa.float32())))
     with pytest.raises(LogError, match=r"observation\.state holds 11 values in 6 rows, not 2 a row"):
         list(read_logs(root, ARM))

@@ -30,6 +30,7 @@ from hagane.intake.streams import unmapped
 from hagane.terms import APPLIED, Embodiment, Episode, Finding, LogError, digest_file, digest_value
 
 _TOLERANCE_S = 1e-3
+_MOST_S = 9e9  # nanoseconds of more do not fit
 
 
 def sniff(path: Path) -> bool:
@@ -143,11 +144,14 @@ class _Frames:
 
     def __init__(self, opened: OpenedSet, table: pa.Table, entry: Entry) -> None:
         self.opened, self.table, self.entry = opened, table, entry
-        self.frame = table.column("frame_index").to_numpy()
-        self.stamp_s = table.column("timestamp").to_numpy().astype(np.float64)
-        if not np.isfinite(self.stamp_s).all() or self.frame.dtype.kind != "i":
-            row = int(np.argmax(~np.isfinite(self.stamp_s)))
-            raise LogError("a time stamp is not a number", where=f"{entry.data}, episode {entry.number}, row {row}")
+        self.frame, stamps = (table.column(n).to_numpy() for n in ("frame_index", "timestamp"))
+        if self.frame.dtype.kind not in "iu" or stamps.dtype.kind not in "iuf":
+            raise LogError("frame_index or timestamp holds no numbers", where=f"{entry.data}, episode {entry.number}")
+        self.stamp_s = stamps.astype(np.float64)
+        right = np.abs(self.stamp_s) < _MOST_S
+        if not right.all():
+            where = f"{entry.data}, episode {entry.number}, row {int(np.argmin(right))}"
+            raise LogError("a time stamp is not a number of seconds", where=where, next_step="repair the set")
 
     def times_ns(self) -> NDArray[np.int64]:
         """Exact multiples of the step where the stamps are that; else the stamps (float32 seconds) themselves."""
@@ -195,7 +199,7 @@ def _episode(frames: _Frames, plan: Plan, embodiment: Embodiment, options: Optio
         channel = embodiment.channel(key.removesuffix(APPLIED))
         streams[key] = make_stream(parts, frames.columns, opened.features, channel, times_ns, f"{opened.root} {key}")
     index = frames.table.column("task_index")[0].as_py()
-    task = opened.tasks.get(int(index), "") if index is not None else ""
+    task = opened.tasks.get(index, "") if isinstance(index, int) else ""
     digest = digest_value({"file": source, "episode": number})
     return Episode(
         name, embodiment.name, streams, task or options.task, "", digest, absent_actions(plan, embodiment, name)

@@ -192,7 +192,9 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         LogError: missing, truncated or damaged.
     """
     try:
-        return pq.ParquetFile(path).read(columns=columns)
+        table = pq.ParquetFile(path).read(columns=columns)
+        table.validate(full=True)  # offsets and text, where Parquet has no checksum
+        return table
     except (OSError, ValueError, pa.ArrowException) as e:
         raise _unreadable(path, e) from None
 

@@ -159,8 +159,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            if not 0 < stream.width * stream.height <= MOST_PIXELS:
-                raise LogError(f"the video claims {stream.width} x {stream.height} pixels", where=str(path))
+            # a stream whose codec is damaged has neither
+            width, height = getattr(stream, "width", 0), getattr(stream, "height", 0)
+            if not 0 < width * height <= MOST_PIXELS:
+                raise LogError(f"the video claims {width} x {height} pixels", where=str(path))
             stream.thread_type = "AUTO"
             yield container, stream
     except FileNotFoundError:
