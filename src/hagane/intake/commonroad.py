@@ -230,5 +230,6 @@ def _relative(ego: F, other: Obstacle, state: F) -> F:
     dx, dy = state[:2] - ego[:2]
     turn = state[2] - ego[2]
     speed = state[3] if other.moves else 0.0
-    motion = (speed * np.cos(turn) - ego[3], speed * np.sin(turn), np.cos(turn), np.sin(turn))
+    with np.errstate(invalid="ignore"):  # an infinite value is for the checks to find
+        motion = (speed * np.cos(turn) - ego[3], speed * np.sin(turn), np.cos(turn), np.sin(turn))
     return np.array([c * dx + s * dy, c * dy - s * dx, *motion, other.length_m, other.width_m])
