@@ -20,16 +20,12 @@ from numpy.typing import NDArray
 
 from hagane.catalog.catalog import Catalog
 from hagane.catalog.motion import motion_of, scales
-from hagane.catalog.overlay import Overlay, overlay
+from hagane.catalog.overlay import EQUAL, Overlay, overlay
 from hagane.catalog.signature import CUTS, Signature, features, signature
 
 _NEIGHBOURS = 8
 _BLOCK = 512
 _REACH = 0.5
-WORST_COLUMN = 0.25
-"""Largest difference (RMS) of any column between near copies, in units of its usual spread."""
-UNEXPLAINED = 0.35
-"""Largest difference between near copies as a part of what the episode itself moves."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ def find_copies(signatures: Sequence[Signature]) -> list[Copy]:
         group = [signatures[k] for k in numbers]
         for i, j in _candidates(group):
             laid = overlay(group[i], group[j])
-            if laid.worst <= WORST_COLUMN and laid.unexplained <= UNEXPLAINED:
+            if laid.is_copy:
                 found.append((numbers[i], numbers[j], _copy(group[i], group[j], "near", laid)))
     return [copy for _, _, copy in sorted(found, key=lambda f: f[:2])]
 
@@ -110,7 +106,7 @@ def _same(signatures: Sequence[Signature]) -> list[tuple[int, int, Copy]]:
     for k, s in enumerate(signatures):
         at = first.setdefault(s.streams, k)
         if at != k:
-            found.append((at, k, _copy(signatures[at], s, "same", Overlay(0.0, 0.0, 0.0, 1.0))))
+            found.append((at, k, _copy(signatures[at], s, "same", EQUAL)))
     return found
 
 
@@ -125,23 +121,26 @@ def _candidates(group: Sequence[Signature]) -> Iterator[tuple[int, int]]:
     curves = [s.curve_PD.astype(np.float32) for s in group]
     whole = np.stack([features(c, *CUTS[0]) for c in curves])
     seconds = np.array([s.seconds for s in group])
-    pairs: set[tuple[int, int]] = set()
+    best: list[dict[int, float]] = [{} for _ in group]
     for cut in CUTS:
         part = np.stack([features(c, *cut) for c in curves])
-        for i, j in _nearest(part, whole):
+        for i, j, distance in _nearest(part, whole):
             if i != j and 0.6 <= (seconds[i] + 1e-9) / (seconds[j] + 1e-9) <= 1 / 0.6:
-                pairs.add((min(i, j), max(i, j)))
+                best[i][j] = min(distance, best[i].get(j, np.inf))
+    pairs = {
+        (min(i, j), max(i, j)) for i, near in enumerate(best) for j in sorted(near, key=near.__getitem__)[:_NEIGHBOURS]
+    }
     yield from sorted(pairs)
 
 
-def _nearest(queries_NF: NDArray[np.float32], all_MF: NDArray[np.float32]) -> Iterator[tuple[int, int]]:
-    """(query, neighbour) of the nearest few within reach; exact, by blocks of a matrix product."""
+def _nearest(queries_NF: NDArray[np.float32], all_MF: NDArray[np.float32]) -> Iterator[tuple[int, int, float]]:
+    """(query, neighbour, squared distance) of the nearest few within reach; exact, by blocks of a matrix product."""
     square_M = (all_MF**2).sum(1)
     count = min(_NEIGHBOURS + 1, len(all_MF))
     for at in range(0, len(queries_NF), _BLOCK):
         rows = queries_NF[at : at + _BLOCK]
         distance = square_M - 2 * rows @ all_MF.T + (rows**2).sum(1)[:, None]
         near = np.argpartition(distance, count - 1, axis=1)[:, :count]
-        close = np.take_along_axis(distance, near, 1) <= _REACH**2 * all_MF.shape[1]
-        for k, slot in zip(*np.nonzero(close), strict=True):
-            yield at + int(k), int(near[k, slot])
+        close = np.take_along_axis(distance, near, 1)
+        for k, slot in zip(*np.nonzero(close <= _REACH**2 * all_MF.shape[1]), strict=True):
+            yield at + int(k), int(near[k, slot]), float(close[k, slot])
