@@ -17,7 +17,7 @@ from typing import Any
 
 from hagane.catalog.catalog import Catalog
 from hagane.catalog.contents import FileFacts, episodes_of, site_of
-from hagane.catalog.croissant_records import record_sets
+from hagane.catalog.croissant_records import PARQUET, record_sets
 from hagane.terms import Contract, Embodiment
 
 VERSION = "http://mlcommons.org/croissant/1.1"
@@ -46,8 +46,8 @@ CONTEXT: dict[str, Any] = {
     "examples": {"@id": "cr:examples", "@type": "@json"},
 }  # fmt: skip
 """The specification's appendix 1, with ODRL and PROV; schema.org by https, as the reference implementation reads it."""
-_TYPES = {
-    ".parquet": "application/vnd.apache.parquet",
+_TYPES: dict[str, str | list[str]] = {
+    ".parquet": list(PARQUET),
     ".json": "application/json",
     ".jsonl": "application/jsonl",
     ".toml": "application/toml",
@@ -72,7 +72,8 @@ def croissant(
     """
     record, machine = catalog.record(name), catalog.embodiment(name)
     signed = catalog.contract(name)
-    owner = {"@type": "sc:Organization", "name": record.owner, "url": _urn("owner", record.owner)}
+    owner = {"@type": "sc:Organization", "name": record.owner, "url": f"urn:hagane:owner:{record.owner}"}
+    url = _named_by_content(record.digest)
     sets, resources = record_sets(folder, machine, to, layout)
     return {
         "@context": CONTEXT,
@@ -80,8 +81,9 @@ def croissant(
         "conformsTo": [VERSION, RAI_VERSION],
         "name": name,
         "description": _description(record.episodes, record.steps, record.seconds, machine, to, layout),
-        "url": _named_by_content(record.digest),
+        "url": url,
         "identifier": f"sha256:{record.digest}",
+        "citeAs": f"{record.owner}, {name}, sha256:{record.digest}",
         "version": "1.0.0",
         "datePublished": today.isoformat(),
         "inLanguage": "en",
@@ -91,7 +93,7 @@ def croissant(
         "publisher": owner,
         "copyrightHolder": owner,
         **_origin(catalog, name, record.owner),
-        **_terms(signed.contract, signed.digest),
+        **_terms(signed.contract, signed.digest, url),
         **_responsible(catalog, name, machine, signed.contract),
         "distribution": [*map(_file, files), *resources],
         "recordSet": sets,
@@ -109,20 +111,20 @@ def _description(episodes: int, steps: int, seconds: float, machine: Embodiment,
 
 
 def _origin(catalog: Catalog, name: str, owner: str) -> dict[str, Any]:
-    """Who it belongs to and where it was brought in."""
+    """Who it belongs to, and where it was brought in as far as the record says."""
     site = site_of(catalog, name)
-    country = catalog.site.country if site in ("", catalog.site.name) else ""
-    place: dict[str, Any] = {"@type": "sc:Place", "name": site or catalog.site.name}
-    if country:
-        place["address"] = {"@type": "sc:PostalAddress", "addressCountry": country}
+    place: dict[str, Any] = {"@type": "sc:Place", "name": site}
+    if site == catalog.site.name:
+        place["address"] = {"@type": "sc:PostalAddress", "addressCountry": catalog.site.country}
+    label = f"intake at {site}" if site else "intake"
     return {
-        "locationCreated": place,
+        **({"locationCreated": place} if site else {}),
         "prov:wasAttributedTo": {"@type": "prov:Agent", "prov:label": owner},
-        "prov:wasGeneratedBy": {"@type": "prov:Activity", "prov:label": f"intake at {place['name']}"},
+        "prov:wasGeneratedBy": {"@type": "prov:Activity", "prov:label": label},
     }
 
 
-def _terms(contract: Contract, digest: str) -> dict[str, Any]:
+def _terms(contract: Contract, digest: str, target: str) -> dict[str, Any]:
     """The licence is the owner's contract; its terms once more, for machines."""
     licence = {
         "@type": "sc:CreativeWork",
@@ -140,11 +142,11 @@ def _terms(contract: Contract, digest: str) -> dict[str, Any]:
     offer = {
         "@type": ["sc:CreativeWork", "odrl:Offer"],
         "name": f"Terms of {contract.owner}",
-        "odrl:assigner": {"@id": _urn("owner", contract.owner)},
+        "odrl:assigner": {"@id": f"urn:hagane:owner:{contract.owner}"},
         "odrl:permission": {
             "@type": "odrl:Permission",
             "odrl:action": {"@id": "odrl:use"},
-            "odrl:target": {"@id": _urn("contract", digest)},
+            "odrl:target": {"@id": target},
             "odrl:constraint": constraints,
         },
     }
@@ -203,10 +205,6 @@ def _constraint(left: str, operator: str, right: object, name: str = "") -> Mapp
         "odrl:operator": {"@id": operator},
         "odrl:rightOperand": right,
     }
-
-
-def _urn(kind: str, name: str) -> str:
-    return f"urn:hagane:{kind}:{name}"
 
 
 def _named_by_content(digest: str) -> str:

@@ -13,13 +13,15 @@ from hagane.intake.lerobot_layout import feature_name
 from hagane.intake.lerobot_rows import AGE
 from hagane.terms import Embodiment
 
-_PARQUET = "application/vnd.apache.parquet"
+PARQUET = ("application/vnd.apache.parquet", "application/x-parquet")
+"""The registered media type, and the older one that the reference implementation knows."""
 
 
 def record_sets(
     folder: Path, machine: Embodiment, to: str, layout: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Record sets of an exported folder, and the file sets they read from. Columns are read from the files."""
+    tables: tuple[tuple[str, str, str, dict[str, list[str]]], ...]
     if to == "lerobot":
         tables = (
             ("frames", "one control step", "data/*/*.parquet", _grid_units(machine)),
@@ -40,7 +42,7 @@ def record_sets(
                 "@id": source,
                 "name": source,
                 "description": f"Tables with {what} a row.",
-                "encodingFormat": _PARQUET,
+                "encodingFormat": list(PARQUET),
                 "includes": pattern,
             }
         )

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.catalog.motion import Motion
+from hagane.catalog.catalog import Catalog
+from hagane.catalog.motion import Motion, motion_of, scales
 from hagane.terms import Embodiment
 
 _PAD_LEVELS = 4
@@ -56,6 +57,18 @@ def smoothness(motion: Motion, embodiment: Embodiment, scale_D: NDArray[np.float
         speed_KC = rows_KC if is_speed else np.diff(rows_KC, axis=0) / motion.step_s
         scores.append((sparc(speed_KC, 1 / motion.step_s), log_jerk(speed_KC, 1 / motion.step_s)))
     return Smoothness(scores[0][0], scores[1][0], scores[0][1], scores[1][1])
+
+
+def set_smoothness(catalog: Catalog, name: str, purpose: str) -> list[Smoothness]:
+    """Score every episode of a data set, in order; columns are scaled by their spread over the whole set.
+
+    Raises:
+        Refused: the contract does not permit it.
+        StoreError: no such data set; CorruptError: damaged.
+    """
+    machine = catalog.embodiment(name)
+    scale_D = scales(machine, catalog.stats(name, purpose))
+    return [smoothness(motion_of(e, machine), machine, scale_D) for e in catalog.episodes(name, purpose)]
 
 
 def sparc(velocity_KC: NDArray[np.float64], rate_hz: float) -> float:
