@@ -23,7 +23,7 @@ from hagane.catalog.motion import motion_of, scales
 from hagane.catalog.overlay import EQUAL, Overlay, overlay
 from hagane.catalog.signature import CUTS, Signature, features, signature
 
-_NEIGHBOURS = 8
+_NEIGHBOURS = 16
 _BLOCK = 512
 _REACH = 0.5
 

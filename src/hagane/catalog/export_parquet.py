@@ -125,7 +125,7 @@ def wide_table(episode: Episode, machine: Embodiment) -> pa.Table:
             told = {"unit": units[k % len(units)], "role": channel.role, "kind": channel.kind}
             fields.append(pa.field(label, part.type, metadata=told))
             columns.append(_spread(part, at, len(rows)))
-        flags = stream.valid.reshape(len(stream), -1)
+        flags = _flags(stream)
         for k in range(flags.shape[1]):
             fields.append(pa.field(f"{name}.valid" if stream.valid.ndim == 1 else f"{name}.{k}.valid", pa.bool_()))
             columns.append(_spread(pa.array(flags[:, k]), at, len(rows)))
@@ -142,7 +142,7 @@ def _long(name: str, channel: Channel, stream: Stream) -> pa.Table:
     parts = _parts(stream, channel)
     samples, width = len(stream), len(parts)
     count = samples * width
-    flags = stream.valid.reshape(samples, -1)
+    flags = _flags(stream)
     units = stream.unit or ("1",)
     kind = parts[0].type
     slot = {pa.string(): "text", pa.binary(): "picture", pa.int64(): "integer"}.get(kind, "value")
@@ -154,7 +154,7 @@ def _long(name: str, channel: Channel, stream: Stream) -> pa.Table:
         "stream": pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), [name]),
         "sample": np.repeat(np.arange(samples), width),
         "column": np.tile(np.arange(width, dtype=np.int32), samples),
-        "valid": np.repeat(flags, width // max(flags.shape[1], 1), axis=1).ravel(),
+        "valid": np.repeat(flags, width // flags.shape[1], axis=1).ravel(),
         "unit": pa.DictionaryArray.from_arrays(
             np.tile(np.arange(width, dtype=np.int32) % len(units), samples), [*units]
         ),
@@ -169,14 +169,15 @@ def _parts(stream: Stream, channel: Channel) -> list[pa.Array]:
         return [pa.array([str(v) for v in stream.values], pa.string())]
     if channel.kind == "image":
         return [pa.array([v if isinstance(v, bytes) else encode_png(v) for v in stream.values], pa.binary())]
-    flat = stream.values.reshape(len(stream), -1) if len(stream) else np.zeros((0, _width(channel)))
+    flat = stream.values.reshape(len(stream), int(np.prod(channel.shape)))
     if flat.dtype.kind in "iub":
         flat = flat.astype(np.int64)
     return [pa.array(np.ascontiguousarray(flat[:, k])) for k in range(flat.shape[1])]
 
 
-def _width(channel: Channel) -> int:
-    return int(np.prod(channel.shape))
+def _flags(stream: Stream) -> NDArray[np.bool_]:
+    """[N, places] validity."""
+    return stream.valid.reshape(len(stream), int(np.prod(stream.valid.shape[1:])))
 
 
 def _keys(stream: Stream) -> NDArray[np.int64]:

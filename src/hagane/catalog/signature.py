@@ -18,9 +18,11 @@ from hagane.terms import Embodiment, Episode, canonical_json, digest_value
 
 POINTS = 96
 MOST_COLUMNS = 64
-_QUANTILES = (0.1, 0.5, 0.9)
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _FEATURES = 64
-CUTS = ((0.0, 1.0), (0.1, 1.0), (0.2, 1.0), (0.0, 0.9), (0.0, 0.8), (0.1, 0.9))
+CUTS = (
+    (0.0, 1.0), (0.05, 1.0), (0.1, 1.0), (0.2, 1.0), (0.0, 0.95), (0.0, 0.9), (0.0, 0.8), (0.05, 0.95), (0.1, 0.9)
+)  # fmt: skip
 """Parts of an episode whose features are kept: a copy that lost up to a fifth looks like one of them."""
 
 
@@ -108,7 +110,7 @@ def _narrow(curve_PD: NDArray[np.float32]) -> NDArray[np.float32]:
     columns = curve_PD.shape[1]
     if columns <= MOST_COLUMNS:
         return curve_PD
-    return np.asarray(curve_PD @ _projection(columns, MOST_COLUMNS) / np.sqrt(MOST_COLUMNS), np.float32)
+    return np.asarray(curve_PD @ _projection(columns, MOST_COLUMNS) / np.sqrt(columns), np.float32)
 
 
 _PROJECTIONS: dict[tuple[int, int], NDArray[np.float32]] = {}
