@@ -10,6 +10,7 @@ The data has no page on the web, so its `url` is its content (RFC 6920: ni:///sh
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path, PurePosixPath
@@ -164,7 +165,7 @@ def _responsible(catalog: Catalog, name: str, machine: Embodiment, contract: Con
     facts = episodes_of(catalog, name)
     found = sum(len(e.findings) for e in facts)
     kinds = sorted({k for e in facts for k in e.findings})
-    outcomes = ", ".join(f"{n} {kind or 'unknown'}" for kind, n in sorted(catalog.index.outcome_counts(name).items()))
+    outcomes = ", ".join(f"{n} {kind or 'unknown'}" for kind, n in sorted(Counter(e.outcome for e in facts).items()))
     return {
         "rai:dataCollection": f"Recorded on the machine {machine.name}; outcomes of its episodes: {outcomes}.",
         "rai:dataCollectionType": "Physical data collection",
