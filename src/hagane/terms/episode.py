@@ -46,8 +46,9 @@ class Stream:
 
 
 FindingKind = Literal[
-    "duplicate", "missing", "clock-jump", "stuck", "nan", "out-of-range", "unit-mismatch", "truncated", "unmapped"
-]
+    "duplicate", "missing", "clock-jump", "stuck", "nan", "out-of-range", "unit-mismatch", "truncated", "unmapped",
+    "frozen", "black", "saturated", "blank", "unreadable",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
