@@ -23,7 +23,7 @@ GROUPS = 8
 """Parts of the data whose own estimates must agree."""
 _FINEST = 8  # grid steps a control step, at most
 _SPAN_STEPS, _SPAN_S = 40, 2.0  # lags that are looked at: control steps, and seconds at least
-_BANDS = (1, 2, 4, 8, 16, 32)
+_WIDEST = 16  # control steps that the longest difference spans, about
 _CHUNK = 1 << 15
 _MOST_STEPS = 2_000_000  # grid steps; more data adds nothing to an estimate
 _MOST_COLUMNS = 64  # columns of state that are compared
@@ -32,6 +32,7 @@ _LEAST_R, _LEAST_Z, _LEAST_AGREEMENT = 0.2, 5.0, 0.5
 _CLEAR_R, _CLEARLY = 0.9, 0.9  # of a state that moves before its command
 _LEADS = 1.25  # by how much a further response must beat the match on the other side of zero
 _STATES = ("state", "pv")
+_LEVEL, _RATE = 0, 1  # a state follows a command, or integrates it
 
 Column = tuple[str, int]
 """A stream's name and the number of a column."""
@@ -69,7 +70,7 @@ class _Peak(NamedTuple):
     lag: float
     """Grid steps."""
     band: int
-    rate: bool
+    relation: int
     y: int
 
 
@@ -90,7 +91,9 @@ class LagEstimator:
         fastest_hz = max([embodiment.rate_hz, *(c.rate_hz for c in (*able, *embodiment.act))])
         self.step_ns = round(1e9 / min(fastest_hz, _FINEST * embodiment.rate_hz))
         self._span = round(span_s * 1e9 / self.step_ns)
-        self._keep = self._span + 2 * _BANDS[-1]
+        widest = _WIDEST * 1e9 / embodiment.rate_hz / self.step_ns
+        self._bands = tuple(1 << k for k in range(round(np.log2(widest)) + 1))
+        self._keep = self._span + 2 * self._bands[-1]
         lags = 2 * self._keep + 1
         self._uy = np.zeros((GROUPS, len(self._u), len(self._y), lags))
         self._uu = np.zeros((GROUPS, len(self._u), lags))
@@ -172,20 +175,19 @@ class LagEstimator:
 
         if self._changes[a] < _LEAST_CHANGES:
             return unknown(f"no excitation: the command changes {self._changes[a]} times")
-        pairs = [(y, rate) for y in asked for rate in (False, True)]
-        after = [p for y, rate in pairs if (p := self._peak(a, y, rate, causal=True)) is not None]
-        before = [p for y, rate in pairs if (p := self._peak(a, y, rate, causal=False)) is not None]
+        sides = [self._sides(a, y) for y in asked]
+        after, before = [p for s in sides for p in s[0]], [p for s in sides for p in s[1]]
         if not after and not before:
             return unknown("no observed state moves beside it")
         first = max(before, key=lambda p: abs(p.r), default=None)
         if first is not None and abs(first.r) > max(_CLEAR_R, max((abs(p.r) for p in after), default=0) / _CLEARLY):
             # a feedback law correlates so, too, but never this well: here the clocks or the columns are mixed up
             return [self._lag(a, first, self._agreement(a, first))]
-        # what moves as much before the command as after it is its cause or its derivative, not its response
+        # what moves as much before the command as after it is rather its cause or its slope than its response
         led = {y: max((abs(p.r) for p in before if p.y == y), default=0.0) for y in asked}
         best: dict[str, Lag] = {}
         found = [p for p in after if abs(p.r) >= _LEAST_R and p.z >= _LEAST_Z]
-        found.sort(key=lambda p: -abs(p.r) * p.z)
+        found.sort(key=_clarity, reverse=True)
         found = [p for p in found if p is found[0] or abs(p.r) >= _LEADS * led[p.y]]
         doubts = 0
         for peak in found:
@@ -203,15 +205,21 @@ class LagEstimator:
         return unknown(f"no observed state follows it (best: {response}.{k}, r = {strongest.r:.2f})", strongest.r)
 
     def _lag(self, a: int, peak: _Peak, agree: float) -> Lag:
-        words = "rate" if peak.rate else "level"
+        words = "rate" if peak.relation == _RATE else "level"
         lag_s = peak.lag * self.step_ns / 1e9
         return Lag(*self._u[a], lag_s, *self._y[peak.y], words, peak.r, agree, "", self._seconds)
 
-    def _peak(self, a: int, y: int, rate: bool, causal: bool) -> _Peak | None:
-        """The best band and lag of one pair over all groups: the band where the peak stands out most."""
+    def _sides(self, a: int, y: int) -> tuple[list[_Peak], list[_Peak]]:
+        """Peaks of a pair after the command and before it."""
+        after = [p for r in (_LEVEL, _RATE) if (p := self._peak(a, y, r, causal=True)) is not None]
+        before = [p for r in (_LEVEL, _RATE) if (p := self._peak(a, y, r, causal=False)) is not None]
+        return after, before
+
+    def _peak(self, a: int, y: int, relation: int, causal: bool) -> _Peak | None:
+        """The best lag of one pair over all groups, in the band where it is clearest."""
         sums = self._uy[:, a, y].sum(0), self._uu[:, a].sum(0), self._yy[:, y].sum(0)
-        found = [self._peak_in(*sums, band, rate, causal, y) for band in _BANDS]
-        return max((p for p in found if p is not None), key=lambda p: p.z, default=None)
+        found = [self._peak_in(*sums, band, relation, causal, y) for band in self._bands]
+        return max((p for p in found if p is not None), key=_clarity, default=None)
 
     def _peak_in(
         self,
@@ -219,12 +227,12 @@ class LagEstimator:
         uu: NDArray[np.float64],
         yy: NDArray[np.float64],
         band: int,
-        rate: bool,
+        relation: int,
         causal: bool,
         y: int,
     ) -> _Peak | None:
         """The largest local maximum on one side of zero; None when there is none, or a column never moves."""
-        if rate:
+        if relation == _RATE:
             uy, yy = np.roll(uy, -1) - uy, 2 * yy - np.roll(yy, 1) - np.roll(yy, -1)
         uy, uu, yy = (_banded(r, band) for r in (uy, uu, yy))
         middle = len(uy) // 2
@@ -233,7 +241,7 @@ class LagEstimator:
             return None
         r = uy / np.sqrt(power)
         # what is held from now on shows in the next rate, and in a level one step later at the earliest
-        border = middle + (0 if rate else 1)
+        border = middle + (0 if relation == _RATE else 1)
         place = np.arange(border, middle + self._span) if causal else np.arange(middle - self._span + 1, border)
         size = np.abs(r)
         top = place[(size[place] >= size[place - 1]) & (size[place] >= size[place + 1])]
@@ -242,7 +250,7 @@ class LagEstimator:
         at = int(top[size[top].argmax()])
         chance = max(float((uu / uu[middle] * (yy / yy[middle])).sum()), 1.0) / max(self._steps, 1)
         z = np.arctanh(min(size[at], 0.9999)) / np.sqrt(chance)
-        return _Peak(float(r[at]), float(z), at - middle + _vertex(size[at - 1 : at + 2]), band, rate, y)
+        return _Peak(float(r[at]), float(z), at - middle + _vertex(size[at - 1 : at + 2]), band, relation, y)
 
     def _agreement(self, a: int, best: _Peak) -> float:
         """Share of the groups with data whose peak, in the same band, lies where the whole's does."""
@@ -251,10 +259,15 @@ class LagEstimator:
         votes = []
         for g in range(GROUPS):
             part = self._uy[g, a, best.y], self._uu[g, a], self._yy[g, best.y]
-            peak = self._peak_in(*part, best.band, best.rate, best.lag > 0, best.y)
+            peak = self._peak_in(*part, best.band, best.relation, best.lag > 0, best.y)
             if peak is not None:
                 votes.append(abs(peak.lag - best.lag) <= near)
         return float(np.mean(votes)) if votes else 0.0
+
+
+def _clarity(peak: _Peak) -> float:
+    """How far a match is from chance, times how much of the movement it explains."""
+    return peak.z * abs(peak.r)
 
 
 def _on_grid(
