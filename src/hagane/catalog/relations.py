@@ -21,6 +21,7 @@ from hagane.terms import Channel, Embodiment, Episode
 _LEAST_STEPS, _LEAST_CHANGES = 30, 20
 _EQUAL, _ALIKE = 0.99, 1 - 1e-5
 _AT_LIMIT, _OFTEN, _SWITCH = 0.1, 0.5, 0.1
+_LEAST_RISES, _RESET = 200, 0.01
 _SHOWN = 4
 
 
@@ -43,6 +44,26 @@ def align_numbers(episode: Episode, embodiment: Embodiment) -> Grid:
     return align(*numbers_only(episode, embodiment))
 
 
+class _Counters:
+    """Columns that only ever rise, but for resets to their lowest value: totals, and no readings."""
+
+    def __init__(self, columns: int) -> None:
+        self.rises, self.falls, self.resets = (np.zeros(columns, np.int64) for _ in range(3))
+
+    def add(self, rows: NDArray[np.float32], low: NDArray[Any], high: NDArray[Any]) -> None:
+        """Take an episode's [K, C] values; low and high are those of all data so far."""
+        moves = np.diff(rows, axis=0)
+        down = moves < 0
+        reset = down & (rows[1:] <= low + _RESET * (high - low))
+        self.rises += (moves > 0).sum(0)
+        self.resets += reset.sum(0)
+        self.falls += (down & ~reset).sum(0)
+
+    def found(self) -> list[int]:
+        """Numbers of such columns."""
+        return np.flatnonzero((self.rises >= _LEAST_RISES) & (self.falls == 0)).tolist()
+
+
 class Relations:
     """Takes aligned episodes one by one; memory depends on the number of columns only."""
 
@@ -52,6 +73,7 @@ class Relations:
         self._vectors = [c for c in self._seen if c.kind == "vector"]
         o, a = sum(c.columns for c in self._vectors), embodiment.action_width
         self._bounds = {c.name: (np.full(c.columns, np.inf), np.full(c.columns, -np.inf), 0) for c in self._all()}
+        self._counters = {c.name: _Counters(c.columns) for c in self._all() if c.kind == "vector"}
         self._same, self._both = np.zeros((a, o), np.int64), np.zeros((a, o), np.int64)
         self._sums = np.zeros((3, a, o))
         self._steps = np.zeros(a, np.int64)
@@ -67,7 +89,10 @@ class Relations:
             rows = reading.values[reading.valid].reshape(-1, c.columns)
             if len(rows):
                 low, high, count = self._bounds[c.name]
-                self._bounds[c.name] = np.minimum(low, rows.min(0)), np.maximum(high, rows.max(0)), count + len(rows)
+                low, high = np.minimum(low, rows.min(0)), np.maximum(high, rows.max(0))
+                self._bounds[c.name] = low, high, count + len(rows)
+                if c.kind == "vector":
+                    self._counters[c.name].add(rows, low, high)
         commands = side_by_side(grid.command, self.embodiment).astype(np.float64)
         given = np.concatenate([_flags(grid.command[c.name].valid, c.columns) for c in self.embodiment.act], 1)
         self._limits(commands, given)
@@ -129,7 +154,19 @@ class Relations:
             text = f"{name}.{k} {how} the command {actions[a]} of the same step, at {100 * share:.1f}% of its changes"
             count = int(self._same[a].max()) if equal else 0
             found.append(Symptom("serious", "leak", name, 0, count, share, "", 0, text))
-        return [*found, *self._constant(), *self._at_limit(actions)]
+        return [*found, *self._totals(), *self._constant(), *self._at_limit(actions)]
+
+    def _totals(self) -> Iterator[Symptom]:
+        for c in self._all():
+            for k in self._counters[c.name].found() if c.name in self._counters else ():
+                sums = self._counters[c.name]
+                low, high, count = self._bounds[c.name]
+                which = c.name if c.columns == 1 else f"{c.name}.{k}"
+                text = f"{which} only ever rises: {sums.rises[k]} times from {low[k]:g} to {high[k]:g}, never falls"
+                text += f" but for {sums.resets[k]} resets" if sums.resets[k] else ""
+                # as an action, a total would be learned as if the machine were told to count
+                severity: Severity = "serious" if c in self.embodiment.act else "warning"
+                yield Symptom(severity, "total", c.name, 0, count, 1.0, "", 0, text)
 
     def _constant(self) -> Iterator[Symptom]:
         for c in self._all():

@@ -9,7 +9,7 @@ from hagane.catalog.lag import Lag
 from hagane.terms import Finding
 
 Severity = Literal["serious", "warning", "note"]
-SEVERITIES: tuple[str, ...] = get_args(Severity)
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ ADVICE: dict[str, str] = {
     "blank": "check the camera's cable and pixel format",
     "unreadable": "copy the log again; the pictures are invalid already",
     "constant": "leave the channel out, or find out why it never moves",
+    "total": "a meter that counts: take its difference over time, or correct `source` and unit",
     "leak": "take the channel out of `observe`: at run time it does not hold the answer",
     "at-limit": "widen the machine's limits, or accept that the model learns the limiter",
     "length": "look at these episodes: cut short, or not cut at all",

@@ -32,6 +32,8 @@ class Show:
 
     name: Annotated[str, tyro.conf.Positional]
     """Name of the data set."""
+    html: Path | None = None
+    """Write a page instead: pictures, curves, distributions, ages, and what the doctor finds; one file, no network."""
     home: Path = Path()
     """Folder with the site's own files: site.toml, trust/, ledger.jsonl, catalog/."""
 
@@ -82,6 +84,8 @@ def show(argv: list[str]) -> int:
     """`hagane catalog show NAME`."""
     o = tyro.cli(Show, args=argv, prog="hagane catalog show")
     catalog = _open(o.home)
+    if o.html is not None:
+        return _page(catalog, o.name, o.html)
     record, embodiment = catalog.record(o.name), catalog.embodiment(o.name)
     signed = catalog.contract(o.name)
     terms = signed.contract
@@ -108,6 +112,19 @@ def show(argv: list[str]) -> int:
         if channel.columns > _SHOWN_COLUMNS:
             rows.append((f"{channel.name}: {channel.columns - _SHOWN_COLUMNS} columns more", *[""] * 8))
     _print_table(rows)
+    return 0
+
+
+def _page(catalog: Catalog, name: str, out: Path) -> int:
+    from hagane.catalog.doctor import examine_set
+    from hagane.catalog.look import Look
+    from hagane.console.dataset_page import write_dataset_page
+    from hagane.console.doctor_table import headline
+
+    look = Look(catalog.embodiment(name))
+    found = examine_set(catalog, name, [look])
+    write_dataset_page(out, found, look, catalog.embodiment(name), catalog.record(name), catalog.contract(name))
+    print(f"{headline(found)}\n  page: {out}")
     return 0
 
 
