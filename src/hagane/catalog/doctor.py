@@ -136,7 +136,7 @@ class Doctor:
         lags = self._lag.estimates(leave_out=leaks)
         symptoms = [*more, *self._told(), *self._streams.symptoms(), *self._relations.symptoms()]
         symptoms += [*self._lengths.symptoms(), *self._moves_first(lags)]
-        symptoms.sort(key=lambda s: (SEVERITIES.index(s.severity), s.kind, -s.share, s.channel))
+        symptoms.sort(key=lambda s: (SEVERITIES.index(s.severity), -s.share, s.kind, s.channel))
         lengths_s = tuple(self._lengths.seconds)
         return Diagnosis(
             source,

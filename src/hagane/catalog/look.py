@@ -237,7 +237,12 @@ def _curve(name: str, stream: Stream, start_ns: int, period_ns: float, points: i
     gaps = _gaps(times_s, ~np.isnan(values[:, 0]), _HOLE * period_ns / 1e9)
     width = stream.values[0].size
     left_out = max(width - COLUMNS_SHOWN, 0)
-    return Curve(name, tuple(range(values.shape[1])), left_out, *_thinned(times_s, values, points), gaps)
+    at_s, drawn = _thinned(times_s, values, points)
+    # a point without values in each gap, so that no line is drawn across
+    middles = np.array([(a + b) / 2 for a, b in gaps])
+    places = np.searchsorted(at_s, middles)
+    at_s, drawn = np.insert(at_s, places, middles), np.insert(drawn, places, np.nan, axis=0)
+    return Curve(name, tuple(range(values.shape[1])), left_out, at_s, drawn, gaps)
 
 
 def _gaps(times_s: NDArray[np.float64], good: NDArray[np.bool_], hole_s: float) -> tuple[tuple[float, float], ...]:

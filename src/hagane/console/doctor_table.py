@@ -72,7 +72,8 @@ def _column(embodiment: Embodiment, name: str, column: int) -> str:
 
 def where(s: Symptom) -> str:
     """Channel, and the first place: episode and second."""
-    channel = "all channels" if s.channel == "*" and s.episode else "the set" if s.channel == "*" else s.channel
+    whole = "the set" if not s.episode else "episodes" if s.kind == "length" else "all channels"
+    channel = whole if s.channel == "*" else s.channel
     if not s.episode:
         return channel
     more = f" and {s.episodes - 1} more" if s.episodes > 1 else ""

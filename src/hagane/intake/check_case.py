@@ -42,6 +42,7 @@ class Case:
             return ""
         place = f"place {k // d + 1} " if self.channel.kind == "set" else ""
         source = self.channel.source[k % d] if len(self.channel.source) == d else str(k % d)
+        source = source.format(i=k // d + 1) if "{i" in source else source
         return f"{place}column {source}: "
 
 

@@ -56,7 +56,12 @@ def look(
     flags = stream.valid.reshape(len(stream), -1)[:, :1]
     values = seen.print_[:, None]
     case = Case(episode.id, name, channel, rate_hz, stream.times_ns, values, flags, stream.unit, steady_ns)
-    return case, [_unreadable(case, seen), _nothing_to_see(case, seen), _the_past(case, seen, episode, embodiment)]
+    nothing, empty = _nothing_to_see(case, seen)
+    return case, [
+        _unreadable(case, seen),
+        nothing,
+        _the_past(case, seen, ~empty, _pace(episode, embodiment, case.times_ns)),
+    ]
 
 
 def _see(values: NDArray[Any]) -> _Seen:
@@ -112,33 +117,29 @@ def _unreadable(case: Case, seen: _Seen) -> Result:
     return found, ~seen.readable[:, None]
 
 
-def _nothing_to_see(case: Case, seen: _Seen) -> Result:
-    """Black, washed out, or of one colour. A white wall is no fault: half a picture of white pixels counts only
-    where the stream has few of them else."""
+def _nothing_to_see(case: Case, seen: _Seen) -> tuple[Result, NDArray[np.bool_]]:
+    """Black, washed out, or of one colour, and which pictures that are. A white wall is no fault: half a picture of
+    white pixels counts only where the stream has few of them else."""
     live = seen.readable & case.flags[:, 0]
-    if not live.any():
-        return [], None
+    usual = float(np.median(seen.white[live])) if live.any() else 0.0
     black = live & (seen.brightest <= _BLACK)
-    usual = float(np.median(seen.white[live]))
     white = live & (seen.white >= (_WASHED_OUT if usual <= _USUALLY else _BLOWN))
     flat = live & ~black & ~white & (seen.brightest - seen.darkest <= _FLAT)
-    found = _found(case, "black", black, "are black")[0]
-    found += _found(case, "saturated", white, f"are washed out ({100 * seen.white[white].max(initial=0):.0f}% white)")[
-        0
-    ]
-    return found + _found(case, "blank", flat, "are of one colour")[0], None
+    worst = f"are washed out (up to {100 * seen.white[white].max(initial=0):.0f}% white)"
+    found = _found(case, "black", black, "are black")[0] + _found(case, "saturated", white, worst)[0]
+    found += _found(case, "blank", flat, "are of one colour")[0]
+    return (found, None), black | white | flat
 
 
-def _the_past(case: Case, seen: _Seen, episode: Episode, embodiment: Embodiment) -> Result:
+def _the_past(case: Case, seen: _Seen, full: NDArray[np.bool_], pace: NDArray[np.float64]) -> Result:
     """Pictures that repeat while the machine moves: a frozen camera, or single pictures stored again."""
     new_time = np.diff(case.times_ns) > 0
     usual = float(np.median(seen.step[1:][seen.step[1:] > 0])) if (seen.step[1:] > 0).any() else 0.0
     alike = (np.diff(seen.print_) == 0) | (seen.step[1:] < _ALIKE * usual)
-    # black pictures have a finding of their own
-    alike &= new_time & (seen.readable & (seen.brightest > _BLACK))[1:]
+    # pictures that show nothing have a finding of their own
+    alike &= new_time & (seen.readable & full)[1:]
     if not alike.any():
         return [], None
-    pace = _pace(episode, embodiment, case.times_ns)
     typical = float(np.median(pace[~alike])) if (~alike).sum() >= 5 else float(pace.mean())
     found, again, first = [], 0, 0
     for a, b in runs(alike):
