@@ -28,7 +28,7 @@ _CHUNK = 1 << 15
 _MOST_STEPS = 2_000_000  # grid steps; more data adds nothing to an estimate
 _MOST_COLUMNS = 64  # columns of state that are compared
 _LEAST_CHANGES = 16
-_LEAST_R, _LEAST_Z, _LEAST_AGREEMENT = 0.2, 5.0, 0.5
+_LEAST_R, _LEAST_SURE, _LEAST_AGREEMENT = 0.2, 4.0, 0.5
 _CLEAR_R, _CLEARLY = 0.9, 0.9  # of a state that moves before its command
 _LEADS = 1.25  # by how much a further response must beat the match on the other side of zero
 _STATES = ("state", "pv")
@@ -67,6 +67,7 @@ class Lag:
 class _Peak(NamedTuple):
     r: float
     z: float
+    sure: float
     lag: float
     """Grid steps."""
     band: int
@@ -96,6 +97,7 @@ class LagEstimator:
         self._keep = self._span + 2 * self._bands[-1]
         lags = 2 * self._keep + 1
         self._uy = np.zeros((GROUPS, len(self._u), len(self._y), lags))
+        self._coincide = np.zeros((len(self._u), len(self._y), lags))
         self._uu = np.zeros((GROUPS, len(self._u), lags))
         self._yy = np.zeros((GROUPS, len(self._y), lags))
         self._changes = np.zeros(len(self._u), np.int64)
@@ -130,6 +132,7 @@ class LagEstimator:
         self._changes += changes
         size = 1 << int(np.ceil(np.log2(u.shape[1] + self._keep + 1)))
         fu, fy = np.fft.rfft(u, size, 1), np.fft.rfft(y, size, 1)
+        fu2, fy2 = np.fft.rfft(u**2, size, 1), np.fft.rfft(y**2, size, 1)
         group = self._chunks % GROUPS
         reach = min(self._keep, size - 1)
         here = slice(self._keep - reach, self._keep + reach + 1)
@@ -140,6 +143,7 @@ class LagEstimator:
 
         for a in range(len(u)):
             self._uy[group, a, :, here] += lags(np.conj(fu[a]) * fy)
+            self._coincide[a, :, here] += lags(np.conj(fu2[a]) * fy2)
         self._uu[group, :, here] += lags(np.abs(fu) ** 2 + 0j)
         self._yy[group, :, here] += lags(np.abs(fy) ** 2 + 0j)
         self._chunks += 1
@@ -186,7 +190,7 @@ class LagEstimator:
         # what moves as much before the command as after it is rather its cause or its slope than its response
         led = {y: max((abs(p.r) for p in before if p.y == y), default=0.0) for y in asked}
         best: dict[str, Lag] = {}
-        found = [p for p in after if abs(p.r) >= _LEAST_R and p.z >= _LEAST_Z]
+        found = [p for p in after if abs(p.r) >= _LEAST_R and p.sure >= _LEAST_SURE]
         found.sort(key=_clarity, reverse=True)
         found = [p for p in found if p is found[0] or abs(p.r) >= _LEADS * led[p.y]]
         doubts = 0
@@ -210,28 +214,26 @@ class LagEstimator:
         return Lag(*self._u[a], lag_s, *self._y[peak.y], words, peak.r, agree, "", self._seconds)
 
     def _sides(self, a: int, y: int) -> tuple[list[_Peak], list[_Peak]]:
-        """Peaks of a pair after the command and before it."""
+        """Peaks of a pair after the command and before it; none after it that a match at the command's own time, of
+        a law that reacts to this state, explains as its shadow."""
         after = [p for r in (_LEVEL, _RATE) if (p := self._peak(a, y, r, causal=True)) is not None]
         before = [p for r in (_LEVEL, _RATE) if (p := self._peak(a, y, r, causal=False)) is not None]
-        return after, before
+        near = 1.5 * 1e9 / self.embodiment.rate_hz / self.step_ns
+        law = max((abs(p.r) for p in before if -near <= p.lag), default=0.0)
+        return [p for p in after if abs(p.r) >= law], before
 
     def _peak(self, a: int, y: int, relation: int, causal: bool) -> _Peak | None:
         """The best lag of one pair over all groups, in the band where it is clearest."""
         sums = self._uy[:, a, y].sum(0), self._uu[:, a].sum(0), self._yy[:, y].sum(0)
-        found = [self._peak_in(*sums, band, relation, causal, y) for band in self._bands]
+        found = [self._peak_in(a, y, sums, band, relation, causal) for band in self._bands]
         return max((p for p in found if p is not None), key=_clarity, default=None)
 
     def _peak_in(
-        self,
-        uy: NDArray[np.float64],
-        uu: NDArray[np.float64],
-        yy: NDArray[np.float64],
-        band: int,
-        relation: int,
-        causal: bool,
-        y: int,
+        self, a: int, y: int, sums: tuple[NDArray[np.float64], ...], band: int, relation: int, causal: bool
     ) -> _Peak | None:
         """The largest local maximum on one side of zero; None when there is none, or a column never moves."""
+        uy, uu, yy = sums
+        together = self._coincide[a, y] / max(uu[len(uu) // 2] * yy[len(yy) // 2], 1e-300)
         if relation == _RATE:
             uy, yy = np.roll(uy, -1) - uy, 2 * yy - np.roll(yy, 1) - np.roll(yy, -1)
         uy, uu, yy = (_banded(r, band) for r in (uy, uu, yy))
@@ -250,7 +252,11 @@ class LagEstimator:
         at = int(top[size[top].argmax()])
         chance = max(float((uu / uu[middle] * (yy / yy[middle])).sum()), 1.0) / max(self._steps, 1)
         z = np.arctanh(min(size[at], 0.9999)) / np.sqrt(chance)
-        return _Peak(float(r[at]), float(z), at - middle + _vertex(size[at - 1 : at + 2]), band, relation, y)
+        # few large movements at the same time are few pieces of evidence, however many steps lie between them
+        few = float(together[max(at - band, 0) : at + band + 1].max())
+        sure = z * np.sqrt(chance / max(chance, few))
+        lag = at - middle + _vertex(size[at - 1 : at + 2])
+        return _Peak(float(r[at]), float(z), float(sure), lag, band, relation, y)
 
     def _agreement(self, a: int, best: _Peak) -> float:
         """Share of the groups with data whose peak, in the same band, lies where the whole's does."""
@@ -259,7 +265,7 @@ class LagEstimator:
         votes = []
         for g in range(GROUPS):
             part = self._uy[g, a, best.y], self._uu[g, a], self._yy[g, best.y]
-            peak = self._peak_in(*part, best.band, best.relation, best.lag > 0, best.y)
+            peak = self._peak_in(a, best.y, part, best.band, best.relation, best.lag > 0)
             if peak is not None:
                 votes.append(abs(peak.lag - best.lag) <= near)
         return float(np.mean(votes)) if votes else 0.0
