@@ -118,6 +118,7 @@ def test_messages_come_in_the_order_of_their_times(tmp_path: Path) -> None:
     machine = Embodiment("m", "robot", "o", 10.0, 1, (Channel("x", source=("t.x",)),), (Channel("none"),))
     (back,) = read_logs(write(tmp_path / "a.mcap", {"/t": rows}, schema="other"), machine)
     assert back.streams["x"].values[:, 0].tolist() == list(range(30))
+    assert back.streams["x"].valid.all() and [f.kind for f in back.findings] == ["unmapped"]
     huge = [*rows, (3 * S, 10**400)]
     path = write(tmp_path / "a.mcap", {"/t": [(t, {"x": v}) for t, v in huge]}, schema="other")
     with pytest.raises(LogError, match="is no value"):
