@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hagane.catalog import Catalog
+from hagane.catalog import Catalog, Loader, Mixture
 from hagane.terms import (
     APPLIED,
     ConfigError,
@@ -136,7 +136,7 @@ def test_bad_episodes_leave_nothing(tmp_path: Path) -> None:
     wrong = Episode("x", "arm", {"joints": Stream(np.arange(3), np.zeros((3, 2), np.float32), np.ones(3, bool))})
     for bad, message in [
         ([episode(ARM, 0), wrong], r"shape \(2,\)"),
-        ([episode(ARM, 0), episode(ARM, 0)], "same episode id twice"),
+        ([episode(ARM, 0), episode(ARM, 0)], "two episodes are called 'arm/case/000000'"),
         ([episode(ROAD, 0)], "of 'road', not of 'arm'"),
         ([Episode("x", "arm", {})], "no sample of any channel"),
         ([], "no episode"),
@@ -152,7 +152,7 @@ def test_flipped_bytes_are_found_and_named(tmp_path: Path) -> None:
     folder = tmp_path / "catalog" / "sets" / "road-demo"
     files = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("contract")]
     files += [p for p in (tmp_path / "catalog" / "cache").rglob("*") if p.is_file()]
-    assert len(files) > 15
+    assert len(files) == 15
     rng = random.Random(0)
     for path in files:
         good = path.read_bytes()
@@ -164,24 +164,52 @@ def test_flipped_bytes_are_found_and_named(tmp_path: Path) -> None:
     assert make_home(tmp_path).catalog().verify("road-demo") > 5
 
 
+@pytest.mark.parametrize("folder", ["data/chunk-000", "hagane/streams"])
+def test_damage_in_a_parquet_file_is_told_by_episode(tmp_path: Path, folder: str) -> None:
+    filled(tmp_path, {"road": 6})
+    path = tmp_path / "catalog" / "sets" / "road-demo" / folder / "file-000.parquet"
+    good = path.read_bytes()
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(path)
+    for number in range(6):
+        chunk = metadata.row_group(number).column(metadata.num_columns // 2)
+        at = chunk.data_page_offset + chunk.total_compressed_size // 2
+        path.write_bytes(good[:at] + bytes([good[at] ^ 4]) + good[at + 1 :])
+        with pytest.raises(CorruptError, match=rf"file-000.parquet: .*: episode 'road/case/00000{number}'"):
+            make_home(tmp_path).catalog().verify("road-demo")
+    path.write_bytes(good[:-20] + bytes([good[-20] ^ 4]) + good[-19:])
+    with pytest.raises(CorruptError, match="in its footer"):
+        make_home(tmp_path).catalog().verify("road-demo")
+
+
 def test_reading_meets_a_flipped_byte_before_giving_it(tmp_path: Path) -> None:
     filled(tmp_path, {"mill": 4})
-    for pattern, read in [("sets/*/hagane/streams/*", "episodes"), ("cache/*/observe-000.values.bin", "columns")]:
+
+    def read(folder: Path) -> None:
+        list(make_home(folder).catalog().episodes("mill-demo", "anchor"))
+
+    def load(folder: Path) -> None:
+        loader = Loader(make_home(folder).catalog(), ["mill-demo"], Mixture(), purpose="anchor", samples_per_step=64)
+        for step in range(2):
+            loader.at(step)
+
+    for pattern, use in [("sets/*/hagane/streams/*", read), ("cache/*/rows.bin", load), ("cache/*/last.bin", load)]:
         (path,) = (tmp_path / "catalog").glob(pattern)
         good = path.read_bytes()
-        path.write_bytes(good[:-9] + bytes([good[-9] ^ 1]) + good[-8:])
-        with pytest.raises(CorruptError, match=path.name):
-            list(getattr(make_home(tmp_path).catalog(), read)("mill-demo", "anchor"))  # columns fail at once
+        for at in (len(good) // 2, len(good) // 2 + 1):
+            path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+            with pytest.raises(CorruptError, match=path.name):
+                use(tmp_path)
         path.write_bytes(good)
     (tmp_path / "catalog/sets/mill-demo/hagane/stray.txt").write_text("x")
     with pytest.raises(CorruptError, match="does not list"):
         make_home(tmp_path).catalog().verify("mill-demo")
 
 
-def test_index_and_cache_are_made_again(tmp_path: Path) -> None:
+def test_a_cache_is_made_again(tmp_path: Path) -> None:
     catalog = filled(tmp_path, {"arm": 3, "road": 2})
     before, columns = catalog.ls(), catalog.columns("arm-demo", "anchor")
-    (tmp_path / "catalog" / "index.sqlite").write_bytes(b"not a database" * 100)
     assert make_home(tmp_path).catalog().ls() == before
     for path in (tmp_path / "catalog" / "cache").rglob("*.bin"):
         path.unlink()

@@ -1,13 +1,21 @@
-"""`hagane catalog`: ls, show and verify, as a person sees them."""
+"""`hagane catalog`: every verb as a person sees it."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields, replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from hagane.catalog.split import load_split
 from hagane.cli import main
-from tests.catalog_fixture import ARM, episodes, filled, make_home
+from hagane.cli.catalog import Ls, Show, Verify
+from hagane.cli.catalog_look import DiffOptions, SampleOptions
+from hagane.cli.catalog_sets import DuplicatesOptions, ExportOptions, SplitOptions
+from tests.catalog_fixture import ARM, ROAD, Home, episodes, filled, make_home
+from tests.curation_fixture import reach
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
@@ -59,4 +67,151 @@ def test_unfinished_and_unusable_sets_are_told(tmp_path: Path, capsys: pytest.Ca
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys)[0] == 0
     code, _, err = run(capsys, "lss")
-    assert code == 1 and "ls | show NAME | verify" in err
+    assert code == 1 and "ls | show | sample | diff | duplicates | split | export | verify" in err
+    for verb in ("sample", "diff", "export"):
+        with pytest.raises(SystemExit):
+            main(["catalog", verb, "--help"])
+
+
+@pytest.mark.parametrize(
+    "options", [Ls, Show, Verify, SampleOptions, DiffOptions, DuplicatesOptions, SplitOptions, ExportOptions]
+)
+def test_no_verb_has_more_than_twelve_flags(options: type) -> None:
+    assert len(fields(options)) <= 12
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """Two sets of the arm, the second with a copy of an episode of the first; one of the road that nobody may view."""
+    made = make_home(tmp_path)
+    catalog, runs = made.catalog(), list(episodes(ARM, 12))
+    terms = made.contract(ARM, "arm-a", "arm-b", purposes=("view", "export"))
+    catalog.add("arm-a", ARM, terms, runs[:8])
+    catalog.add("arm-b", ARM, terms, [replace(runs[3], id="arm/copy/000000"), *runs[8:]])
+    catalog.add("road-demo", ROAD, made.contract(ROAD, purposes=("anchor",)), episodes(ROAD, 2))
+    return made
+
+
+def test_ls_sums_filters_and_speaks_json(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--home", str(home.folder))
+    code, out, _ = run(capsys, "ls", *where)
+    assert code == 0 and "3 data sets" in out and "kB" in out and "vehicle" in out
+    told = json.loads(run(capsys, "ls", "--json", *where)[1])
+    assert told["total"]["episodes"] == 15 == sum(d["episodes"] for d in told["datasets"])
+    sizes = {
+        p: sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) for p in (home.folder / "catalog/sets").iterdir()
+    }
+    assert {d["name"]: d["bytes"] for d in told["datasets"]} == {p.name: n for p, n in sizes.items()}
+    assert all(d["cache_bytes"] > 0 for d in told["datasets"])
+    for flags, names in ((("--owner", "member-cars"), ["road-demo"]), (("--domain", "robot"), ["arm-a", "arm-b"])):
+        assert [d["name"] for d in json.loads(run(capsys, "ls", "--json", *flags, *where)[1])["datasets"]] == names
+    code, _, err = run(capsys, "ls", "--domain", "boat", *where)
+    assert code == 1 and "no domain 'boat'" in err and "vehicle" in err
+
+
+def test_ls_lists_a_set_whose_contract_does_not_hold(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    sig = home.folder / "catalog" / "sets" / "arm-a" / "hagane" / "contract.toml.sig"
+    sig.unlink()
+    code, out, _ = run(capsys, "ls", "--home", str(home.folder))
+    assert code == 1 and "not verified" in out and "arm-a: cannot be used" in out
+
+
+def test_show_lists_episodes_and_marks_the_jerky_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = make_home(tmp_path)
+    machine = replace(ARM, rate_hz=50.0)
+    runs = [reach(machine, k, steps=90, tremor=0.1 if k == 4 else 0.0) for k in range(9)]
+    home.catalog().add("arm-demo", machine, home.contract(machine), runs)
+    code, out, _ = run(capsys, "show", "arm-demo", "--episodes", "--home", str(tmp_path))
+    marked = [line.split()[0] for line in out.splitlines() if " jerky " in line]
+    assert code == 0 and marked == ["arm/reach/000004"] and "-1.4" in out
+
+
+def test_sample_shows_and_writes_the_same_steps(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--home", str(home.folder))
+    code, out, _ = run(capsys, "sample", "arm-a", "--n", "4", *where)
+    assert code == 0 and out.count(", step ") == 4 and "rad" in out and "grip" in out
+    assert (
+        out
+        == run(capsys, "sample", "arm-a", "--n", "4", *where)[1]
+        != run(capsys, "sample", "arm-a", "--n", "4", "--seed", "1", *where)[1]
+    )
+    paths = [home.folder / f"s.{kind}" for kind in ("parquet", "jsonl")]
+    for path in paths:
+        assert run(capsys, "sample", "arm-a", "--n", "4", "--out", str(path), *where)[0] == 0
+    rows = pq.read_table(paths[0]).to_pylist()
+    assert rows == [json.loads(line) for line in paths[1].read_text().splitlines()]
+    by_id = {e.id: e for e in episodes(ARM, 8)}
+    for row in rows:
+        want = by_id[row["episode"]].streams["joints"].values[row["step"]].tolist()
+        assert row["joints"] == want and row["joints.valid"] is True and row["task"].startswith("task")
+    # more than there are: every step once
+    every = home.folder / "all.parquet"
+    run(capsys, "sample", "arm-b", "--n", "100000", "--out", str(every), *where)
+    keys = [(r["episode"], r["step"]) for r in pq.read_table(every).to_pylist()]
+    assert len(keys) == len(set(keys)) == home.catalog().record("arm-b").steps
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("sample", "nope"), "no data set 'nope'"),
+        (("sample", "../arm-a"), "no data set '../arm-a'"),
+        (("sample", "road-demo"), "purpose 'view' is not granted"),
+        (("sample", "arm-a", "--n", "0"), "cannot draw 0 samples"),
+        (("sample", "arm-a", "--out", "s.csv"), "cannot write samples as .csv"),
+        (("sample", "arm-a", "--out", "site.toml"), "cannot write samples as .toml"),
+        (("diff", "arm-a", "nope"), "no data set 'nope'"),
+        (("diff", "arm-a", "road-demo"), "purpose 'view' is not granted"),
+        (("duplicates", "arm-a", "arm-a"), "named twice"),
+        (("duplicates", "nope"), "no data set 'nope'"),
+        (("duplicates", "arm-a", "--purpose", "serve"), "purpose 'serve' is not granted"),
+        (("split", "arm-a", "--out", "x.toml", "--share", "1.5"), "between 0 and 1"),
+        (("split", "road-demo", "--out", "x.toml"), "purpose 'view' is not granted"),
+        (("split", "arm-a", "--out", "no/such/folder/x.toml", "--share", "0.5"), "the split cannot be written"),
+        (("export", "nope", "--to", "lerobot", "--out", "o"), "no data set 'nope'"),
+        (("export", "road-demo", "--to", "lerobot", "--out", "o"), "purpose 'export' is not granted"),
+        (("export", "arm-a", "--to", "parquet", "--out", "catalog"), "the folder exists"),
+    ],
+)
+def test_bad_input_is_one_message_and_writes_nothing(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.chdir(home.folder)
+    before = sorted(p for p in home.folder.iterdir())
+    code, _, err = run(capsys, *args)
+    assert code == 1 and words in err and "Traceback" not in err and err.count("\n  next: ") <= 1
+    assert sorted(p for p in home.folder.iterdir()) == before
+
+
+def test_diff_tells_by_its_exit_code(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--home", str(home.folder))
+    code, out, _ = run(capsys, "diff", "arm-a", "arm-b", *where)
+    assert code == 1 and "machine: the same" in out and "shared: 0 episodes in every bit, 1 logs" in out
+    assert run(capsys, "diff", "arm-a", "arm-a", *where)[0] == 0
+    code, out, _ = run(capsys, "diff", "arm-a", "arm-b", "--json", *where)
+    told = json.loads(out)
+    assert code == 1 and told["same"] is False and len(told["drift"]) == 6 and told["shared"]["sources"] == 1
+
+
+def test_duplicates_and_split_keep_the_copy_on_one_side(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--home", str(home.folder))
+    code, out, _ = run(capsys, "duplicates", "arm-a", "arm-b", *where)
+    assert code == 1 and "1 pairs the same, 0 nearly; 1 episodes could be left out" in out
+    assert json.loads(run(capsys, "duplicates", "arm-a", "arm-b", "--json", *where)[1])[0]["kind"] == "same"
+    assert run(capsys, "duplicates", "arm-a", *where)[0] == 0
+    for seed in range(6):
+        path = home.folder / f"split-{seed}.toml"
+        flags = ("--share", "0.4", "--seed", str(seed), "--out", str(path))
+        assert run(capsys, "split", "arm-a", "arm-b", *flags, *where)[0] == 0
+        held = load_split(path).held
+        assert (("arm-a", "arm/case/000003") in held) == (("arm-b", "arm/copy/000000") in held)
+    code, _, err = run(capsys, "split", "arm-a", "--share", "0.4", "--out", str(path), *where)
+    assert code == 1 and "exists and is not overwritten" in err
+
+
+@pytest.mark.parametrize("to", ["lerobot", "parquet"])
+def test_export_says_what_left(home: Home, capsys: pytest.CaptureFixture[str], to: str) -> None:
+    out_folder = home.folder / "out"
+    code, out, _ = run(capsys, "export", "arm-a", "--to", to, "--out", str(out_folder), "--home", str(home.folder))
+    assert code == 0 and "contract of member-robots" in out and "until 2099-12-31" in out
+    assert (out_folder / "croissant.json").exists() and (out_folder / "contract.toml.sig").exists()

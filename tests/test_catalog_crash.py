@@ -26,15 +26,15 @@ def progress(now, n):
         die()
 if what == "publish":
     catalog.Catalog._publish = die
-if what == "index":
-    catalog.Index.put = die
+if what == "cache":
+    catalog.Caches.put = die
 home = make_home(folder)
 home.catalog().add("road-demo", ROAD, home.contract(ROAD), episodes(ROAD, 6), progress=progress)
 """
 
 
 @pytest.mark.parametrize(
-    ("what", "count"), [("read", 1), ("read", 5), ("store", 4), ("statistics", 6), ("publish", 0), ("index", 0)]
+    ("what", "count"), [("read", 1), ("read", 5), ("store", 4), ("statistics", 6), ("publish", 0), ("cache", 0)]
 )
 def test_killed_while_adding(tmp_path: Path, what: str, count: int) -> None:
     home = make_home(tmp_path / "killed")
@@ -43,7 +43,7 @@ def test_killed_while_adding(tmp_path: Path, what: str, count: int) -> None:
     done = subprocess.run(args, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     catalog = home.catalog()
-    if what == "index":  # the set was in place, and the index is derived
+    if what == "cache":  # the set was in place, and its cache is derived
         assert [r.name for r in catalog.ls()] == ["road-demo"]
     else:
         assert catalog.ls() == () and catalog.unfinished() == ("road-demo",)

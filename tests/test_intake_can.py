@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hagane.intake import check_episode, read_logs
+from hagane.intake.can_dbc import load_dbc
 from hagane.intake.can_write import encode_can
 from hagane.intake.candump import format_candump, parse_candump
 from hagane.intake.frames import EXTENDED, Frames
-from hagane.intake.signals import Message, Signal, decode, load_dbc
+from hagane.intake.signals import Message, Signal, decode
 from hagane.terms import Channel, Embodiment, Episode, LogError, load_toml
 from tests.conftest import shared_data
 from tests.intake_cases import CAR, noise
@@ -66,7 +67,7 @@ def test_every_signal_of_the_real_dbc_equals_cantools(tmp_path: Path) -> None:
     data = np.random.default_rng(0).integers(0, 256, (20, 8), dtype=np.uint8)
     lengths = np.full(20, 8, np.uint8)
     compared = 0
-    for message in load_dbc(path).values():
+    for message in load_dbc(path).messages.values():
         own = theirs.get_message_by_name(message.name)
         if own.length > 8 or own.is_multiplexed():
             continue
@@ -89,7 +90,7 @@ def test_short_frames_and_multiplexers_leave_signals_absent(tmp_path: Path) -> N
         ' SG_ Q m1 : 8|16@1+ (2,0) [0|0] "" X\n'
     )
     (tmp_path / "m.dbc").write_text(text)
-    messages = load_dbc(tmp_path / "m.dbc")
+    messages = load_dbc(tmp_path / "m.dbc").messages
     data = np.array([[0, 7, 0, 0, 0, 0, 0, 0], [1, 9, 0, 0, 0, 0, 0, 0]], np.uint8)
     values, present = decode(data, np.array([4, 8], np.uint8), messages["PLAIN"], messages["PLAIN"].signals["B"])
     assert present.tolist() == [False, True] and np.isnan(values[0])
@@ -285,7 +286,8 @@ def test_any_candump_log_parses_to_its_frames(rows: list[tuple[int, int, bytes, 
         name = f"{ident & ~EXTENDED:08X}" if ident & EXTENDED else f"{ident:03X}"
         text = f"({time_ns // 10**9:010d}.{time_ns // 1000 % 10**6:06d}) can{bus} {name}#{data.hex()}"
         lines.append(text.upper().replace("CAN", "can") if upper else text)
-    frames, cut = parse_candump(("\n".join(lines) + "\n").encode())
+    log = parse_candump(("\n".join(lines) + "\n").encode())
+    frames, cut = log.frames, log.cut
     wanted = frames_of(rows)
     assert cut == ""
     for field in ("times_ns", "ids", "data", "lengths", "buses"):
@@ -298,7 +300,7 @@ def test_the_parser_fails_with_one_kind_of_error_only(junk: bytes, at: int, drop
     good = b"(1436509053.249713) can0 123#0011223344556677\n(1436509053.349713) can1 18DAF110#01\n" * 3
     for text in (junk, junk + b"\n", good[:at] + junk + good[at + drop :]):
         try:
-            frames, _ = parse_candump(text)
+            frames = parse_candump(text).frames
         except LogError as e:
             assert "candump log" in e.where
         else:
@@ -311,12 +313,13 @@ def test_a_line_that_is_no_frame_is_named() -> None:
         (b"hello\n", "no CAN frame"),
         (b"(1436509053.249713) can0 12G#0011223344556677\n", "no CAN frame"),
         (b"(1436509053.2497x3) can0 123#0011223344556677\n", "no CAN frame"),
-        (b"(1436509053.249713) can0 123##1001122\n", "CAN FD"),
+        (b"(1436509053.249713) can0 123#001122334455667788\n", "no CAN frame"),
+        (b"(1436509053.249713) can0 123##100112\n", "no CAN frame"),
     ):
         with pytest.raises(LogError, match=rf"log:1235: {words}"):
             parse_candump(good * 1234 + bad + good * 500, "log")
-    frames, _ = parse_candump(good + b"(1436509053.249714) can0 123#R\n" + good)
-    assert len(frames) == 2
+    log = parse_candump(good + b"(1436509053.249714) can0 123#R\n" + good)
+    assert len(log.frames) == 2 and log.skipped == {"remote": 1}
 
 
 def test_our_lines_are_those_of_candump() -> None:

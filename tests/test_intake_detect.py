@@ -46,6 +46,24 @@ def test_a_folder_of_logs(tmp_path: Path) -> None:
         read_logs(tmp_path, LINE)
 
 
+def test_links_out_of_a_folder_are_refused(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "logs"
+    log = write_historian([noise(LINE, 0, 20)], LINE, outside / "day.csv")
+    write_historian([noise(LINE, 1, 20)], LINE, folder / "own.csv")
+    (folder / "same.csv").symlink_to(folder / "own.csv")
+    assert len(find_logs(folder)) == 2
+    (folder / "day.csv").symlink_to(log)
+    with pytest.raises(LogError, match=r"day\.csv: leads out of the folder(?s:.*)copy the file itself"):
+        find_logs(folder)
+    (folder / "day.csv").unlink()
+    (folder / "more").symlink_to(outside)
+    with pytest.raises(LogError, match="more: leads out of the folder"):
+        find_logs(folder)
+    # a link that the caller names is the caller's own choice
+    (tmp_path / "alias").symlink_to(outside)
+    assert len(find_logs(tmp_path / "alias")) == 1
+
+
 def test_what_is_no_log(tmp_path: Path) -> None:
     with pytest.raises(LogError, match="no such file or folder"):
         find_logs(tmp_path / "nowhere")

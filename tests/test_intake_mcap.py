@@ -92,10 +92,25 @@ def test_other_json_is_read_by_topic_and_field(tmp_path: Path) -> None:
         read_logs(path, wrong)
 
 
-def test_ros_messages_wait_for_a_later_importer(tmp_path: Path) -> None:
+def test_our_own_schema_in_another_encoding_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mcap", {"/ego": [(0, b"\0\1\0\0")]}, encoding="cdr")
-    with pytest.raises(LogError, match=r"encoded as 'cdr'(?s:.*)ROS 2"):
+    with pytest.raises(LogError, match="encoded as 'cdr', not as JSON"):
         read_logs(path, CAR)
+
+
+def test_json_by_name_and_by_place(tmp_path: Path) -> None:
+    rows = [{"name": ["a", "b"][:: 1 if k % 2 else -1], "position": [k, -k][:: 1 if k % 2 else -1]} for k in range(20)]
+    rows[5] = {"name": ["b"], "position": [-5]}
+    topics = {"/joints": [(k * S // 10, row) for k, row in enumerate(rows)]}
+    path = write(tmp_path / "a.mcap", topics, schema="other")
+    machine = Embodiment(
+        *("m", "robot", "o", 10.0, 1),
+        (Channel("a", source=("joints.position[a]",)), Channel("b", source=("joints.position[b]",))),
+        (Channel("none"),),
+    )
+    (back,) = read_logs(path, machine)
+    assert back.streams["a"].values[:, 0].tolist() == [k for k in range(20) if k != 5]
+    assert back.streams["b"].values[:, 0].tolist() == [-k for k in range(20)]
 
 
 def test_a_file_without_its_end(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_resume_refuses_other_settings(whole: Path) -> None:
     from hagane.cli.site import open_catalog
 
     other = replace(CONFIG, seed=1)
-    with pytest.raises(TrainingError, match=r"the (data|config) changed"):
+    with pytest.raises(TrainingError, match=r"the mixture and the settings changed"):
         train(whole / "runs" / "whole", other, open_data(open_catalog(whole), other), resume=True)
 
 
@@ -149,7 +149,7 @@ def test_resume_names_a_setting_or_a_data_set_that_changed(tmp_path: Path, capsy
     config.write_text(short.replace("steps = 4", "steps = 8"))
     assert run(tmp_path, "it", "--resume") == 1
     said = capsys.readouterr().err
-    assert said.count("the config changed") == 1 and "next:" in said and "Traceback" not in said
+    assert said.count("the settings changed") == 1 and "next:" in said and "Traceback" not in said
     config.write_text(short)
     for old in ("sets", "cache"):
         shutil.rmtree(tmp_path / "catalog" / old, ignore_errors=True)

@@ -8,21 +8,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hagane.catalog.ahead import Ahead
     from hagane.catalog.catalog import Catalog
     from hagane.catalog.columns import Columns
     from hagane.catalog.loader import Loader
     from hagane.catalog.mixture import Mixture
     from hagane.catalog.record import DatasetRecord
+    from hagane.catalog.workers import Workers
 
 _HOMES = {
+    "Ahead": "hagane.catalog.ahead",
     "Catalog": "hagane.catalog.catalog",
     "Columns": "hagane.catalog.columns",
     "DatasetRecord": "hagane.catalog.record",
     "Loader": "hagane.catalog.loader",
     "Mixture": "hagane.catalog.mixture",
+    "Workers": "hagane.catalog.workers",
 }
 
-__all__ = ["Catalog", "Columns", "DatasetRecord", "Loader", "Mixture"]
+__all__ = ["Ahead", "Catalog", "Columns", "DatasetRecord", "Loader", "Mixture", "Workers"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from hagane.catalog.columns import Columns, open_columns, write_columns
-from hagane.catalog.episode_io import episode_digest, pack_episode, unpack_facts
+from hagane.catalog.cache import Caches
+from hagane.catalog.columns import Columns, PictureMode
+from hagane.catalog.convert import Entry
+from hagane.catalog.fill import fill_from_logs, fill_journal, log_jobs
 from hagane.catalog.gate import Gate
-from hagane.catalog.index import Index
 from hagane.catalog.record import DatasetRecord
 from hagane.catalog.sketch import channel_stats, merge_all, unpack_sketches
-from hagane.catalog.store import OURS, Progress, StoredSet, content_digest, put_contract, write_stored
-from hagane.intake.lerobot_grid import align, control_times, instruction
-from hagane.intake.lerobot_journal import Journal, disk_error, sync_folder
+from hagane.catalog.store import OURS, Progress, StoredSet, Target, put_contract, refuse_other, write_stored
+from hagane.catalog.workers import Mapper, Workers, working
+from hagane.intake.lerobot_journal import disk_error, sync_folder
+from hagane.intake.options import Options
 from hagane.seal import Ledger, SignedContract, Site, TrustStore, check_name, load_contract
 from hagane.terms import (
     ChannelStats,
@@ -31,6 +34,8 @@ from hagane.terms import (
     LogError,
     StoreError,
 )
+
+HERE = Workers()
 
 
 class Catalog:
@@ -45,7 +50,7 @@ class Catalog:
         self._contracts: dict[str, SignedContract] = {}
         self.problems: dict[str, HaganeError] = {}
         """Why a data set or its contract cannot be used, by data set name."""
-        self.index = Index(root / "index.sqlite")
+        self._caches = Caches(root / "cache", self._locked)
         self._refresh()
 
     @classmethod
@@ -84,6 +89,7 @@ class Catalog:
         episodes: Iterable[Episode],
         *,
         progress: Progress = lambda what, count: None,
+        workers: Workers = HERE,
     ) -> DatasetRecord:
         """Bring episodes in under a contract. Killed on the way, the catalog is unchanged; call again to go on.
 
@@ -94,25 +100,75 @@ class Catalog:
             StoreError: the name holds other content, or the disk refuses.
             LogError: no episode, an id used twice, or streams that do not fit the embodiment.
         """
+
+        def fill(work: Path, _: Mapper) -> list[Entry]:
+            return fill_journal(work / "journal", embodiment, episodes, progress)
+
+        return self._bring_in(name, embodiment, signed, fill, progress, workers)
+
+    def add_logs(
+        self,
+        name: str,
+        embodiment: Embodiment,
+        signed: SignedContract | None,
+        path: Path,
+        options: Options | None = None,
+        *,
+        seen: Callable[[Mapping[str, Any]], None] = lambda facts: None,
+        progress: Progress = lambda what, count: None,
+        workers: Workers = HERE,
+    ) -> DatasetRecord:
+        """As `add`, out of a log or a folder of logs; logs are read side by side by the workers.
+
+        A second call after a crash does not read those logs again that were read to their end.
+
+        Args:
+            name: of the data set.
+            embodiment: whose channels are read.
+            signed: the owner's contract.
+            path: file or folder.
+            options: what people told about the logs.
+            seen: called with the facts of each episode, in order.
+            progress: called with what is being done and how many episodes of it are done.
+            workers: who reads and converts; the result is the same bytes.
+
+        Raises:
+            as `add`, and LogError for logs that cannot be read.
+        """
+
+        def fill(work: Path, mapper: Mapper) -> list[Entry]:
+            jobs = log_jobs(work, path, embodiment, options or Options())
+            return fill_from_logs(jobs, path, mapper, seen, progress)
+
+        return self._bring_in(name, embodiment, signed, fill, progress, workers)
+
+    def _bring_in(
+        self,
+        name: str,
+        embodiment: Embodiment,
+        signed: SignedContract | None,
+        fill: Callable[[Path, Mapper], list[Entry]],
+        progress: Progress,
+        workers: Workers,
+    ) -> DatasetRecord:
         check_name(name, "data set name")
         signed = self._gate.require_any(signed, name, embodiment.owner)
-        with self._locked():
+        with self._locked(), working(workers) as mapper:
             self._refresh()
-            if name in self._sets or name in self.problems:
-                return self._same(name, embodiment, signed, episodes)
             work = self.root / "staging" / name
-            journal = Journal(work / "journal")
             try:
-                _fill(journal, embodiment, episodes, progress)
+                entries = fill(work, mapper)
+                if name in self._sets or name in self.problems:
+                    stored, known = self._stored(name), self._contracts.get(name)
+                    refuse_other(stored, embodiment, [e.content for e in entries], known, signed)
+                    shutil.rmtree(work, ignore_errors=True)
+                    return self._record(stored)
+                write_stored(Target(work, name, embodiment, signed, self.site.name), entries, mapper, progress)
+                self._publish(work, name)
             except (LogError, ConfigError):
                 # the input itself is refused: nothing of it stays here
-                journal.close()
                 shutil.rmtree(work, ignore_errors=True)
                 raise
-            try:
-                digest = write_stored(work, name, embodiment, signed, journal, progress)
-                journal.close()
-                self._publish(work, name, digest)
             except OSError as e:
                 raise disk_error(e, work) from None
         record = self.record(name)
@@ -136,7 +192,7 @@ class Catalog:
 
     def ls(self) -> tuple[DatasetRecord, ...]:
         """Records of all data sets, by name. Needs no permission: nothing of the data is shown."""
-        return tuple(self._record(row) for row in self.index.rows())
+        return tuple(self._record(stored) for _, stored in sorted(self._sets.items()))
 
     def unfinished(self) -> tuple[str, ...]:
         """Names of data sets whose `add` was interrupted; adding them again goes on."""
@@ -159,8 +215,7 @@ class Catalog:
         Raises:
             StoreError: there is none; CorruptError: it is damaged.
         """
-        self._stored(name)
-        return next(r for r in self.ls() if r.name == name)
+        return self._record(self._stored(name))
 
     def embodiment(self, name: str) -> Embodiment:
         """The machine of a data set.
@@ -207,7 +262,7 @@ class Catalog:
             raise ConfigError(f"statistics of different machines cannot be merged: {', '.join(names)}")
         return {channel: channel_stats(s) for channel, s in merge_all(parts).items()}
 
-    def columns(self, name: str, purpose: str) -> Columns:
+    def columns(self, name: str, purpose: str, pictures: PictureMode = "jpeg") -> Columns:
         """Training columns, memory-mapped; built from the canonical set where the cache is absent.
 
         Raises:
@@ -215,15 +270,7 @@ class Catalog:
             CorruptError: stored bytes differ from their digest; names the file.
         """
         self._read(name, purpose)
-        stored = self._stored(name)
-        embodiment, digest = stored.embodiment(), str(stored.record["digest"])
-        folder = self._cache(name, digest)
-        if not folder.exists():
-            grids = ((e.id, instruction(e, embodiment), align(e, embodiment)) for e in stored.episodes())
-            with self._locked():
-                if not folder.exists():  # another process may have built it meanwhile
-                    write_columns(folder, name, digest, embodiment, grids)
-        return open_columns(folder, embodiment)
+        return self._caches.columns(self._stored(name), pictures)
 
     def verify(self, name: str) -> int:
         """Check every file of a data set, its contract, and its cache; returns the number of files checked.
@@ -235,10 +282,17 @@ class Catalog:
         stored = self._stored(name)
         count = stored.verify()
         load_contract(stored.folder / OURS / "contract.toml", self.trust)
-        folder = self._cache(name, str(stored.record["digest"]))
-        if folder.exists():
-            open_columns(folder, stored.embodiment())
+        self._caches.verify(stored)
         return count
+
+    def outcome_counts(self, name: str) -> dict[str, int]:
+        """Episodes of a data set by outcome ("" where unknown). Needs no permission, as `ls`."""
+        return dict(sorted(Counter(str(f["outcome"]) for f in self._stored(name).facts()).items()))
+
+    def finding_counts(self, name: str) -> dict[str, int]:
+        """Findings of a data set by kind. Needs no permission, as `ls`."""
+        kinds = Counter(str(x["kind"]) for f in self._stored(name).facts() for x in f["findings"])
+        return dict(sorted(kinds.items()))
 
     def _read(self, name: str, purpose: str) -> None:
         stored = self._stored(name)
@@ -256,39 +310,18 @@ class Catalog:
         known = ", ".join(sorted(self._sets)) or "none"
         raise StoreError(f"no data set {name!r}", where=str(self.root), next_step=f"there are: {known}")
 
-    def _same(
-        self, name: str, embodiment: Embodiment, signed: SignedContract, episodes: Iterable[Episode]
-    ) -> DatasetRecord:
-        stored = self._stored(name)
-        if content_digest(embodiment, [episode_digest(e) for e in episodes]) != stored.record["digest"]:
-            raise StoreError(
-                f"data set {name!r} exists with other content",
-                where=str(stored.folder),
-                next_step="choose a new name: a data set never changes once runs can have read it",
-            )
-        known = self._contracts.get(name)
-        if known is None or known.digest != signed.digest:
-            raise StoreError(
-                f"data set {name!r} exists under another contract",
-                where=str(stored.folder),
-                next_step="renew its contract instead (Catalog.renew)",
-            )
-        return self.record(name)
-
-    def _publish(self, work: Path, name: str, digest: str) -> None:
+    def _publish(self, work: Path, name: str) -> None:
         """Renames only: the set first, since the cache can be built again from it."""
-        sets, cache = self.root / "sets", self._cache(name, digest)
+        sets = self.root / "sets"
         sets.mkdir(exist_ok=True)
         (work / "set").rename(sets / name)
         sync_folder(sets)
-        shutil.rmtree(cache, ignore_errors=True)
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        (work / "columns").rename(cache)
-        shutil.rmtree(work, ignore_errors=True)
         self._refresh()
+        self._caches.put(self._stored(name), work / "columns")
+        shutil.rmtree(work, ignore_errors=True)
 
     def _refresh(self) -> None:
-        """Read the folders, verify contracts, and bring the index up to them."""
+        """Read the folders and verify contracts. The folders are all there is: nothing beside them can be wrong."""
         self._sets, self._contracts, self.problems = {}, {}, {}
         for folder in sorted((self.root / "sets").glob("*/")):
             name = folder.name
@@ -297,21 +330,13 @@ class Catalog:
                 self._contracts[name] = load_contract(folder / OURS / "contract.toml", self.trust)
             except (StoreError, ContractError, ConfigError) as e:
                 self.problems[name] = e
-        known = self.index.digests()
-        for name in set(known) - set(self._sets) - set(self.problems):
-            self.index.drop(name)
-        for name, stored in self._sets.items():
-            contract = self._contracts[name].digest if name in self._contracts else ""
-            if known.get(name) != (stored.record["digest"], contract):
-                self.index.put(stored.record, contract, stored.facts())
 
-    def _record(self, row: tuple[Any, ...]) -> DatasetRecord:
-        path = self.root / "sets" / row[0] / OURS / "contract.toml"
-        name, embodiment, owner, episodes, steps, seconds, digest, contract, findings = row
-        return DatasetRecord(name, embodiment, owner, episodes, steps, seconds, digest, contract, path, findings)
-
-    def _cache(self, name: str, digest: str) -> Path:
-        return self.root / "cache" / f"{name}-{digest[:16]}"
+    def _record(self, stored: StoredSet) -> DatasetRecord:
+        r, name = stored.record, stored.folder.name
+        contract = self._contracts[name].digest if name in self._contracts else ""
+        path = stored.folder / OURS / "contract.toml"
+        kept = (r["embodiment"], r["owner"], r["episodes"], r["steps"], r["seconds"], r["digest"])
+        return DatasetRecord(name, *kept, contract, path, r["findings"], r.get("site", ""))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -319,27 +344,3 @@ class Catalog:
         with (self.root / ".lock").open("a") as f:
             fcntl.flock(f, fcntl.LOCK_EX)
             yield
-
-
-def _fill(journal: Journal, embodiment: Embodiment, episodes: Iterable[Episode], progress: Progress) -> None:
-    """Append the episodes that the journal does not hold yet; begin again where they differ from it."""
-    held = [unpack_facts(p)["content"] for p in journal.records()]
-    seen: set[str] = set()
-    count = 0
-    for episode in episodes:
-        if episode.embodiment != embodiment.name:
-            raise LogError(f"is of {episode.embodiment!r}, not of {embodiment.name!r}", where=episode.id)
-        if episode.id in seen:
-            raise LogError("the same episode id twice in one data set", where=episode.id)
-        seen.add(episode.id)
-        if count < len(held) and episode_digest(episode) != held[count]:
-            journal.cut(count)
-            held = []
-        if count >= len(held):
-            control_times(episode, embodiment)  # refuses what could not be aligned later
-            journal.append(pack_episode(episode))
-        count += 1
-        progress("read", count)
-    journal.cut(count)
-    if not count:
-        raise LogError("there is no episode to add", next_step="check what the log holds")

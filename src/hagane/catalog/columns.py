@@ -1,29 +1,50 @@
-"""Training columns: all episodes of a data set end to end on the control grid, flat files, memory-mapped.
+"""Training columns: all episodes of a data set end to end on the control grid, memory-mapped.
 
-They are a cache: derived from the canonical set, checked against their sha256 when opened, and built again when
-they are absent.
+    index.json                 facts, with a sha256 of every file and of itself
+    rows.bin                   one record a control step (hagane.catalog.rows), each with its crc32
+    flags.bin, last.bin        which steps are samples; the last command of each episode
+    pictures-003.*.bin         pictures of observed channel 3 (hagane.catalog.pictures or hagane.catalog.video)
+
+They are a cache: derived from the canonical set, and built again when they are absent. Opening costs nothing at any
+size: small files are hashed then, records and pictures are checked when they are read, and `verify` reads it all.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.intake.lerobot_grid import Grid
-from hagane.intake.lerobot_journal import disk_error, replace_file
-from hagane.intake.lerobot_rows import side_by_side
-from hagane.terms import CorruptError, Embodiment, Reading, canonical_json, digest_bytes, digest_file
+from hagane.catalog.flat import check_digest, check_size, damaged_cache, map_bytes, view_of
+from hagane.catalog.pictures import Pictures
+from hagane.catalog.rows import SEEN, RowLayout
+from hagane.catalog.video import VideoPictures
+from hagane.terms import CorruptError, Embodiment, Reading, canonical_json, digest_bytes
 
-_VERSION = 1
+VERSION = 2
+PictureMode = Literal["jpeg", "video"]
+"""How a cache keeps pictures: each by itself, or a video an episode at about a fifteenth of the bytes."""
+PICTURE_MODES: tuple[PictureMode, ...] = get_args(PictureMode)
+
+
+class PictureSource(Protocol):
+    """Gives pictures by number."""
+
+    def take(self, number_N: NDArray[np.int64], out: NDArray[np.uint8], at_N: NDArray[np.int64]) -> None:
+        """Decode pictures into rows `at_N` of `out`."""
+
+    def buffer(self, rows: int) -> NDArray[np.uint8]:
+        """[rows, height, width, 3] to decode into."""
+        ...
+
+    def check(self) -> None:
+        """Read everything; raise CorruptError for what is damaged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,16 +57,12 @@ class Columns:
     """Content digest of the data set."""
     embodiment: Embodiment
     """The machine."""
-    times_ns: NDArray[np.int64]
-    """[T] control times."""
-    observe: Mapping[str, Reading]
-    """Observed channels (no text): values [T, *shape], valid [T] or [T, n], age_s [T]."""
-    commands_TA: NDArray[np.float32]
-    """[T, A] commands, action channels side by side."""
-    command_valid_T: NDArray[np.bool_]
-    """[T] True where every action channel has a usable command."""
-    applied: Mapping[str, Reading]
-    """What the actuators did, by action channel."""
+    records: NDArray[Any]
+    """[T] one record a control step."""
+    flags_T: NDArray[np.uint8]
+    """[T] `rows.SEEN` and `rows.COMMANDED`."""
+    last_command_EA: NDArray[np.float32]
+    """[E, A] last usable command of each episode."""
     start_E: NDArray[np.int64]
     """[E] first index of each episode."""
     length_E: NDArray[np.int64]
@@ -54,164 +71,169 @@ class Columns:
     """E ids."""
     tasks: tuple[str, ...]
     """E instructions."""
+    pictures: Mapping[str, PictureSource]
+    """By image channel."""
+    first_picture: Mapping[str, NDArray[np.int64]]
+    """By image channel: [E] number of each episode's first picture."""
+    mode: PictureMode
+    """How pictures are kept: samples of videos are drawn an episode pool at a time."""
+    folder: Path
+    """Of the cache."""
+    _checked: NDArray[np.bool_] = field(repr=False, default_factory=lambda: np.zeros(0, np.bool_))
 
     def __len__(self) -> int:
-        return len(self.times_ns)
+        return len(self.records)
+
+    @property
+    def times_ns(self) -> NDArray[np.int64]:
+        """[T] control times."""
+        times: NDArray[np.int64] = self.records["time_ns"]
+        return times
+
+    @property
+    def observe(self) -> dict[str, Reading]:
+        """Observed channels (no text): values [T, *shape], valid [T] or [T, n], age_s [T].
+
+        Pictures are [T] int64 numbers within their episode.
+        """
+        return RowLayout(self.embodiment).readings(self.records)
+
+    @property
+    def applied(self) -> dict[str, Reading]:
+        """What the actuators did, by action channel."""
+        return RowLayout(self.embodiment).applied(self.records)
+
+    @property
+    def commands_TA(self) -> NDArray[np.float32]:
+        """[T, A] commands, action channels side by side."""
+        commands: NDArray[np.float32] = self.records["commands"]
+        return commands
+
+    @property
+    def command_valid_T(self) -> NDArray[np.bool_]:
+        """[T] True where every action channel has a usable command."""
+        valid: NDArray[np.bool_] = self.records["command_valid"]
+        return valid
+
+    def check(self, first_N: NDArray[np.int64], end_N: NDArray[np.int64]) -> None:
+        """Check the records of N spans against their crc32; each once in the life of this object.
+
+        Raises:
+            CorruptError: a record differs; names file and episode.
+        """
+        longest = int((end_N - first_N).max(initial=0))
+        rows_NS = first_N[:, None] + np.arange(longest)
+        rows = rows_NS[rows_NS < end_N[:, None]]
+        new = np.unique(rows[~self._checked[rows]])
+        if not len(new):
+            return
+        size = self.records.dtype.itemsize
+        data, crc32 = view_of(self.records), zlib.crc32
+        found = [crc32(data[at : at + size - 4]) for at in (new * size).tolist()]
+        bad = new[self.records["crc32"][new] != np.array(found, np.uint32)]
+        if len(bad):
+            e = int(np.searchsorted(self.start_E, bad[0], side="right")) - 1
+            raise CorruptError(
+                f"step {bad[0] - self.start_E[e]} of episode {self.episode_ids[e]!r} differs from its crc32",
+                where=str(self.folder / "rows.bin"),
+                next_step=f"remove {self.folder}: it is built again from the canonical set",
+            )
+        self._checked[new] = True
+
+    def verify(self) -> None:
+        """Read and check every byte.
+
+        Raises:
+            CorruptError: names the file, and the episode where it can.
+        """
+        self.check(self.start_E, self.start_E + self.length_E)
+        for source in self.pictures.values():
+            source.check()
+        for name, told in read_facts(self.folder)["files"].items():
+            check_digest(self.folder / name, told)
 
 
-class ColumnsWriter:
-    """Appends aligned episodes to flat files in a folder that nobody reads yet."""
-
-    def __init__(self, folder: Path, name: str, digest: str, embodiment: Embodiment) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        self.folder, self.name, self.digest, self.embodiment = folder, name, digest, embodiment
-        self._files: dict[str, _File] = {}
-        self._starts: list[int] = []
-        self._lengths: list[int] = []
-        self._ids: list[str] = []
-        self._tasks: list[str] = []
-
-    def add(self, episode_id: str, task: str, grid: Grid) -> None:
-        """Append one episode."""
-        self._starts.append(sum(self._lengths[-1:]) + sum(self._starts[-1:]))
-        self._lengths.append(len(grid))
-        self._ids.append(episode_id)
-        self._tasks.append(task)
-        self._put("times_ns", grid.times_ns)
-        for i, c in enumerate(c for c in self.embodiment.observe if c.kind != "text"):
-            reading = grid.observe[c.name]
-            self._put(f"observe-{i:03d}.values", reading.values)
-            self._put(f"observe-{i:03d}.valid", reading.valid)
-            self._put(f"observe-{i:03d}.age_s", reading.age_s)
-        self._put("commands", side_by_side(grid.command, self.embodiment))
-        self._put("command_valid", np.all([grid.command[c.name].valid for c in self.embodiment.act], axis=0))
-        for i, c in enumerate(self.embodiment.act):
-            self._put(f"applied-{i:03d}.values", grid.applied[c.name].values)
-            self._put(f"applied-{i:03d}.valid", grid.applied[c.name].valid)
-
-    def close(self) -> None:
-        """Sync the files and write their index, last."""
-        facts = {
-            "version": _VERSION,
-            "name": self.name,
-            "digest": self.digest,
-            "files": {name: file.close() for name, file in sorted(self._files.items())},
-            "starts": self._starts,
-            "lengths": self._lengths,
-            "ids": self._ids,
-            "tasks": self._tasks,
-        }
-        facts["sha256"] = digest_bytes(canonical_json(facts))
-        replace_file(self.folder / "index.json", canonical_json(facts))
-
-    def _put(self, name: str, values: NDArray[Any]) -> None:
-        if name not in self._files:
-            self._files[name] = _File(self.folder / f"{name}.bin", values)
-        self._files[name].append(values)
-
-
-def write_columns(
-    folder: Path, name: str, digest: str, embodiment: Embodiment, grids: Iterable[tuple[str, str, Grid]]
-) -> None:
-    """Build a folder of columns from (episode id, task, grid), complete or absent.
-
-    Raises:
-        StoreError: the disk refuses.
-    """
-    part = folder.with_name(folder.name + ".part")
+def is_current(folder: Path) -> bool:
+    """True for a cache of this version, damaged or not; an older one is to be built again."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        writer = ColumnsWriter(part, name, digest, embodiment)
-        for episode_id, task, grid in grids:
-            writer.add(episode_id, task, grid)
-        writer.close()
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
-    except OSError as e:
-        raise disk_error(e, folder) from None
+        return bool(json.loads((folder / "index.json").read_bytes())["version"] == VERSION)
+    except FileNotFoundError:
+        return folder.exists()
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
 
 
 def open_columns(folder: Path, embodiment: Embodiment) -> Columns:
-    """Memory-map the columns of a folder, after checking every file against its sha256.
+    """Memory-map a cache. Its small files are checked against their sha256, the large ones for their size.
 
     Raises:
         CorruptError: a file is missing or differs; the message names it.
     """
-    facts = _facts(folder)
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, f in facts["files"].items():
-        path = folder / f"{name}.bin"
-        if not path.exists() or path.stat().st_size != f["bytes"] or digest_file(path) != f["sha256"]:
-            raise _corrupt(path)
-        mapped = np.memmap(path, np.dtype(f["dtype"]), "r", shape=tuple(f["shape"]))
-        arrays[name] = mapped.view(np.ndarray)
-    return _columns(facts, arrays, embodiment)
-
-
-def _columns(facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], embodiment: Embodiment) -> Columns:
-    seen = [c for c in embodiment.observe if c.kind != "text"]
-    parts = ("values", "valid", "age_s")
-    observe = {c.name: Reading(*(arrays[f"observe-{i:03d}.{p}"] for p in parts)) for i, c in enumerate(seen)}
-    fresh = np.broadcast_to(np.float32(0), (len(arrays["times_ns"]),))
-    applied = {
-        c.name: Reading(arrays[f"applied-{i:03d}.values"], arrays[f"applied-{i:03d}.valid"], fresh)
-        for i, c in enumerate(embodiment.act)
-    }
+    facts = read_facts(folder)
+    for name, told in facts["files"].items():
+        small = not (name == "rows.bin" or (name.count(".") == 2 and not name.endswith(".index.bin")))
+        (check_digest if small else check_size)(folder / name, told)
+    layout, ids, mode = RowLayout(embodiment), tuple(facts["ids"]), facts["mode"]
+    starts = np.array(facts["starts"], np.int64)
+    first = {name: np.array(rows, np.int64) for name, rows in facts["first_picture"].items()}
+    raw = map_bytes(folder / "rows.bin")
+    if len(raw) != layout.dtype.itemsize * sum(facts["lengths"]):
+        raise damaged_cache(folder / "rows.bin")
+    records = raw.view(layout.dtype)
+    pictures: dict[str, PictureSource] = {}
+    for i, c in enumerate(layout.seen):
+        if c.kind == "image":
+            stem = f"pictures-{i:03d}"
+            shards = sum(n.startswith(stem) and not n.endswith(".index.bin") for n in facts["files"])
+            kind = Pictures if mode == "jpeg" else VideoPictures
+            pictures[c.name] = kind(folder, stem, c.shape, shards, _Owner(first[c.name], ids))
     return Columns(
         facts["name"],
         facts["digest"],
         embodiment,
-        arrays["times_ns"],
-        observe,
-        arrays["commands"],
-        arrays["command_valid"],
-        applied,
-        np.array(facts["starts"], np.int64),
+        records,
+        map_bytes(folder / "flags.bin"),
+        map_bytes(folder / "last.bin").view(np.float32).reshape(len(ids), -1),
+        starts,
         np.array(facts["lengths"], np.int64),
-        tuple(facts["ids"]),
+        ids,
         tuple(facts["tasks"]),
+        pictures,
+        first,
+        mode,
+        folder,
+        np.zeros(len(records), np.bool_),
     )
 
 
-def _facts(folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class _Owner:
+    """Words for the episode that a picture belongs to."""
+
+    first_E: NDArray[np.int64]
+    ids: tuple[str, ...]
+
+    def __call__(self, number: int) -> str:
+        return f"episode {self.ids[int(np.searchsorted(self.first_E, number, side='right')) - 1]!r}"
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """index.json, checked.
+
+    Raises:
+        CorruptError: missing, damaged, or of another version.
+    """
     path = folder / "index.json"
     try:
         facts: dict[str, Any] = json.loads(path.read_bytes())
         told = facts.pop("sha256")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise _corrupt(path) from None
-    if digest_bytes(canonical_json(facts)) != told or facts["version"] != _VERSION:
-        raise _corrupt(path)
+        raise damaged_cache(path) from None
+    if digest_bytes(canonical_json(facts)) != told or facts["version"] != VERSION:
+        raise damaged_cache(path)
     return facts
 
 
-def _corrupt(path: Path) -> CorruptError:
-    return CorruptError(
-        "a training column differs from its digest",
-        where=str(path),
-        next_step=f"remove {path.parent}: it is built again from the canonical set",
-    )
-
-
-class _File:
-    """One growing flat file with its digest."""
-
-    def __init__(self, path: Path, first: NDArray[Any]) -> None:
-        self._file: BinaryIO = path.open("wb")
-        self._hash = hashlib.sha256()
-        self._dtype, self._tail, self._rows = first.dtype, first.shape[1:], 0
-
-    def append(self, values: NDArray[Any]) -> None:
-        data = np.ascontiguousarray(values, self._dtype).tobytes()
-        self._hash.update(data)
-        self._file.write(data)
-        self._rows += len(values)
-
-    def close(self) -> dict[str, Any]:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        size = self._file.tell()
-        self._file.close()
-        shape = [self._rows, *self._tail]
-        return {"sha256": self._hash.hexdigest(), "bytes": size, "dtype": self._dtype.str, "shape": shape}
+def seen_steps(columns: Columns) -> NDArray[np.bool_]:
+    """[T] steps at which some channel has a valid value."""
+    return (columns.flags_T & SEEN) > 0

@@ -70,6 +70,14 @@ def episode_facts(episode: Episode) -> dict[str, Any]:
     }
 
 
+def told_facts(episode: Episode) -> dict[str, Any]:
+    """`episode_facts`, with what is told of an episode on the way in: its span, and [samples, valid] by stream."""
+    counts = {}
+    for name, s in episode.streams.items():
+        counts[name] = [len(s), int(s.valid.any(tuple(range(1, s.valid.ndim))).sum())]
+    return {**episode_facts(episode), "span_ns": list(episode.span_ns), "samples": counts}
+
+
 def episode_table(episode: Episode) -> pa.Table:
     """The streams of an episode, one row each, in `SCHEMA`."""
     streams = list(episode.streams.values())
@@ -114,7 +122,11 @@ def read_episode(facts: Mapping[str, Any], table: pa.Table, where: str) -> Episo
 
 def pack_episode(episode: Episode) -> bytes:
     """An episode as bytes, for the journal."""
-    head = canonical_json({**episode_facts(episode), "content": episode_digest(episode)})
+    counts = {
+        name: [len(s), int(s.valid.any(tuple(range(1, s.valid.ndim))).sum())] for name, s in episode.streams.items()
+    }
+    told = {"content": episode_digest(episode), "span_ns": list(episode.span_ns), "samples": counts}
+    head = canonical_json({**episode_facts(episode), **told})
     table = episode_table(episode).replace_schema_metadata({"facts": head})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -123,7 +135,7 @@ def pack_episode(episode: Episode) -> bytes:
 
 
 def unpack_facts(payload: bytes) -> dict[str, Any]:
-    """Facts of a packed episode, with its digest under "content"."""
+    """`told_facts` of a packed episode, with its digest under "content"."""
     facts: dict[str, Any] = json.loads(pa.ipc.open_stream(payload).schema.metadata[b"facts"])
     return facts
 

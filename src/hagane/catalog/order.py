@@ -65,3 +65,56 @@ def _feistel(x: NDArray[np.uint64], low: np.uint64, high: np.uint64, key_N: NDAr
         left = (left + mix(right + key_N + _ROUND_WORDS[r]) % low) % low
         right = (right + mix(left + key_N + _ROUND_WORDS[r + 1]) % high) % high
     return np.asarray(left + low * right)
+
+
+class PoolOrder:
+    """An order in which neighbours come from a pool of few episodes, so that each is opened once an epoch.
+
+    In every epoch the episodes are permuted and cut into pools of `pool` of them, and the samples of a pool are
+    permuted among themselves. A position's sample is still a pure function of (key, position).
+
+    Args:
+        episode_N: [N] ascending episode of each sample.
+        pool: episodes in a pool.
+        key: of the order.
+    """
+
+    def __init__(self, episode_N: NDArray[np.int64], pool: int, key: np.uint64) -> None:
+        self._size, self._pool, self._key = len(episode_N), pool, key
+        starts = np.flatnonzero(np.diff(episode_N, prepend=-1))
+        self._first_E, self._count_E = starts, np.diff(np.append(starts, len(episode_N)))
+        self._epoch = (-1, np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+    def at(self, first: int, count: int) -> NDArray[np.int64]:
+        """[count] sample numbers at positions first .. first + count - 1."""
+        out = []
+        while count > 0:
+            epoch, inside = divmod(first, self._size)
+            take = min(count, self._size - inside)
+            out.append(self._within(epoch, np.arange(inside, inside + take)))
+            first, count = first + take, count - take
+        return np.concatenate(out) if out else np.zeros(0, np.int64)
+
+    def _within(self, epoch: int, at_N: NDArray[np.int64]) -> NDArray[np.int64]:
+        order_E, begin_P = self._plan(epoch)
+        pool_N = np.searchsorted(begin_P, at_N, side="right") - 1
+        out = np.empty(len(at_N), np.int64)
+        for p in np.unique(pool_N).tolist():
+            members = order_E[p * self._pool : (p + 1) * self._pool]
+            numbers = np.concatenate([self._first_E[e] + np.arange(self._count_E[e]) for e in members.tolist()])
+            pick = pool_N == p
+            key = np.full(int(pick.sum()), word(self._key, epoch, p), np.uint64)
+            out[pick] = numbers[permute(at_N[pick] - begin_P[p], len(numbers), key)]
+        return out
+
+    def _plan(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Episodes in this epoch's order, and the position at which each pool begins; kept for the last epoch."""
+        plan = self._epoch
+        if plan[0] != epoch:
+            episodes = len(self._count_E)
+            key = np.full(episodes, word(self._key, epoch), np.uint64)
+            order_E = permute(np.arange(episodes), episodes, key)
+            ends = np.cumsum(self._count_E[order_E])
+            begin_P = np.concatenate([[0], ends[self._pool - 1 : -1 : self._pool]])
+            plan = self._epoch = (epoch, order_E, begin_P)
+        return plan[1], plan[2]

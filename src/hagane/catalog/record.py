@@ -30,3 +30,5 @@ class DatasetRecord:
     """The contract beside the data."""
     findings: int
     """What the checks saw on the way in."""
+    site: str = ""
+    """Name of the site where it was brought in; "" for sets of an earlier version."""

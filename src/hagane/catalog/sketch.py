@@ -3,48 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 
 import numpy as np
 
-from hagane.catalog.columns import Columns
-from hagane.intake.lerobot_sketch import Sketch, empty_sketch, merge, sketch_pixels, sketch_rows
+from hagane.intake.lerobot_sketch import Sketch, merge
 from hagane.terms import ChannelStats, CorruptError
 
-_BLOCK_STEPS = 16384
 
-
-def sketch_columns(columns: Columns) -> dict[str, Sketch]:
-    """One sketch a channel, action channels (commands) included, over valid samples on the control grid.
-
-    A set's columns are taken over all its valid places, a picture's colours over all pixels (0..255).
-    """
+def merge_all(parts: Iterable[Mapping[str, Sketch]]) -> dict[str, Sketch]:
+    """Channel by channel, the sketch of several parts together."""
     out: dict[str, Sketch] = {}
-    for c in columns.embodiment.observe:
-        if c.kind == "text":
-            continue
-        reading = columns.observe[c.name]
-        total = empty_sketch(c.columns)
-        for at in range(0, len(columns), _BLOCK_STEPS):
-            values, valid = reading.values[at : at + _BLOCK_STEPS], reading.valid[at : at + _BLOCK_STEPS]
-            rows = values[valid]
-            total = merge(total, sketch_pixels(rows) if c.kind == "image" else sketch_rows(rows))
-        out[c.name] = total
-    at = 0
-    for c in columns.embodiment.act:
-        rows = columns.commands_TA[columns.command_valid_T, at : at + c.columns]
-        at += c.columns
-        out[c.name] = sketch_rows(rows)
-    return out
-
-
-def merge_all(parts: Sequence[Mapping[str, Sketch]]) -> dict[str, Sketch]:
-    """Channel by channel, the sketch of several data sets together."""
-    out = dict(parts[0])
-    for part in parts[1:]:
+    for part in parts:
         for name, sketch in part.items():
-            out[name] = merge(out[name], sketch)
+            out[name] = merge(out[name], sketch) if name in out else sketch
     return out
 
 

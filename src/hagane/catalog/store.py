@@ -19,27 +19,32 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hagane.catalog.columns import ColumnsWriter, open_columns
-from hagane.catalog.episode_io import SCHEMA, read_episode, unpack_episode, unpack_facts
-from hagane.catalog.sketch import pack_sketches, sketch_columns
-from hagane.intake.lerobot_grid import align, instruction
-from hagane.intake.lerobot_journal import Journal, disk_error, replace_file, sync_folder
+from hagane.catalog.columns_write import ColumnsWriter
+from hagane.catalog.convert import Entry, PrepareJob, prepare
+from hagane.catalog.episode_io import SCHEMA, read_episode
+from hagane.catalog.manifest import NAME as MANIFEST
+from hagane.catalog.manifest import changed, read_manifest, write_manifest
+from hagane.catalog.sketch import merge_all, pack_sketches
+from hagane.catalog.workers import Mapper
+from hagane.intake.lerobot_journal import disk_error, replace_file
 from hagane.intake.lerobot_layout import FILE_BYTES
-from hagane.intake.lerobot_rows import embodiment_features, facts_of, fps_of, grid_rows
-from hagane.intake.lerobot_write import write_set
+from hagane.intake.lerobot_rows import embodiment_features, facts_of, fps_of
+from hagane.intake.lerobot_sketch import Sketch
+from hagane.intake.lerobot_write import SetPart, grouped, write_set
 from hagane.seal import SignedContract
 from hagane.terms import (
     CorruptError,
     Embodiment,
     Episode,
-    canonical_json,
+    StoreError,
     digest_bytes,
     digest_file,
     digest_value,
@@ -48,16 +53,16 @@ from hagane.terms import (
 )
 
 OURS = "hagane"
-UNLISTED = ("contract.toml", "contract.toml.sig", "manifest.json")
+UNLISTED = ("contract.toml", "contract.toml.sig", MANIFEST)
 """Files of `hagane/` that the manifest does not list: signed on their own, or the manifest itself."""
 
 Progress = Callable[[str, int], None]
 """Called with what is being done and how many episodes of it are done."""
 
 
-def content_digest(embodiment: Embodiment, episode_digests: list[str]) -> str:
+def content_digest(embodiment: Embodiment, episode_digests: Sequence[str]) -> str:
     """Digest of a data set: its machine and its episodes, in order, whatever the files look like."""
-    return digest_value({"embodiment": dump_toml(embodiment), "episodes": episode_digests})
+    return digest_value({"embodiment": dump_toml(embodiment), "episodes": list(episode_digests)})
 
 
 def put_contract(folder: Path, signed: SignedContract) -> None:
@@ -66,51 +71,68 @@ def put_contract(folder: Path, signed: SignedContract) -> None:
     replace_file(folder / "contract.toml", signed.toml)
 
 
-def write_stored(
-    work: Path, name: str, embodiment: Embodiment, signed: SignedContract, journal: Journal, progress: Progress
-) -> str:
-    """Write `work/set` and `work/columns` out of a journal of packed episodes; returns the content digest.
+@dataclass(frozen=True)
+class Target:
+    """A data set that is being made."""
+
+    work: Path
+    """Folder of its own in `staging/`: the set is made in `set`, its training cache in `columns`."""
+    name: str
+    """Data set name."""
+    embodiment: Embodiment
+    """The machine."""
+    signed: SignedContract
+    """The owner's contract."""
+    site: str
+    """Name of the site where it is brought in."""
+
+
+def write_stored(target: Target, entries: Sequence[Entry], mapper: Mapper, progress: Progress) -> str:
+    """Write the set and its training cache out of packed episodes; returns the content digest.
 
     Raises:
-        LogError: an episode whose streams do not fit the embodiment.
+        LogError: an episode whose streams do not fit the embodiment, a picture that cannot be read.
         StoreError: the disk refuses.
     """
-    target = work / "set"
-    shutil.rmtree(target, ignore_errors=True)
-    ours = target / OURS
-    digest = content_digest(embodiment, [unpack_facts(p)["content"] for p in journal.records()])
-    columns = ColumnsWriter(work / "columns", name, digest, embodiment)
+    work, machine = target.work, target.embodiment
+    folder = work / "set"
+    shutil.rmtree(folder, ignore_errors=True)
+    ours = folder / OURS
+    digest = content_digest(machine, [e.content for e in entries])
+    columns = ColumnsWriter(work / "columns", target.name, digest, machine)
     streams = _StreamFiles(ours / "streams")
     facts: list[dict[str, Any]] = []
+    sketches: dict[str, Sketch] = {}
 
-    def rows() -> Iterator[tuple[Any, str]]:
-        for number, payload in enumerate(journal.records(), 1):
-            fact, table, episode = unpack_episode(payload)
-            grid = align(episode, embodiment)
-            task = instruction(episode, embodiment)
-            first, last = episode.span_ns
-            facts.append({**fact, **streams.write(table), "steps": len(grid), "span_ns": [first, last]})
-            columns.add(episode.id, task, grid)
-            progress("store", number)
-            yield grid_rows(grid, embodiment), task
+    def parts() -> Iterator[SetPart]:
+        nonlocal sketches
+        groups = grouped(entries, lambda e: e.bytes)
+        jobs = (PrepareJob(tuple(e.place for e in group), machine, "jpeg") for group in groups)
+        for done in mapper(prepare, jobs):
+            for fact, table, rows in zip(done.facts, done.streams, done.rows, strict=True):
+                facts.append({**fact, **streams.write(table)})
+                columns.add(rows)
+                progress("store", len(facts))
+            sketches = merge_all([sketches, done.sketches])
+            yield done.lerobot
 
     try:
-        features = embodiment_features(embodiment)
-        extra = {**facts_of(embodiment), "owner": embodiment.owner, "dataset": name}
-        write_set(target, features, fps_of(embodiment), rows(), robot_type=embodiment.name, extra=extra)
+        features = embodiment_features(machine)
+        extra = {**facts_of(machine), "owner": machine.owner, "dataset": target.name}
+        write_set(folder, features, fps_of(machine), parts(), robot_type=machine.name, extra=extra)
         streams.close()
         columns.close()
     except OSError as e:
         raise disk_error(e, work) from None
     progress("statistics", len(facts))
-    sketches = sketch_columns(open_columns(work / "columns", embodiment))
-    replace_file(ours / "embodiment.toml", dump_toml(embodiment).encode())
+    replace_file(ours / "embodiment.toml", dump_toml(machine).encode())
     replace_file(ours / "episodes.json", _json({"episodes": facts}))
     replace_file(ours / "stats.npz", pack_sketches(sketches))
     record = {
-        "name": name,
-        "embodiment": embodiment.name,
-        "owner": embodiment.owner,
+        "name": target.name,
+        "embodiment": machine.name,
+        "owner": machine.owner,
+        "site": target.site,
         "episodes": len(facts),
         "steps": sum(f["steps"] for f in facts),
         "seconds": sum(f["span_ns"][1] - f["span_ns"][0] for f in facts) / 1e9,
@@ -118,8 +140,8 @@ def write_stored(
         "findings": sum(len(f["findings"]) for f in facts),
     }
     replace_file(ours / "record.json", _json(record))
-    put_contract(ours, signed)
-    _write_manifest(target)
+    put_contract(ours, target.signed)
+    write_manifest(folder, ours / MANIFEST, [f"{OURS}/{n}" for n in UNLISTED])
     return digest
 
 
@@ -132,7 +154,7 @@ class StoredSet:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._files = _read_manifest(folder)
+        self._files = read_manifest(folder / OURS / MANIFEST)
         self.record: dict[str, Any] = json.loads(self.bytes(f"{OURS}/record.json"))
 
     def bytes(self, path: str) -> bytes:
@@ -146,7 +168,7 @@ class StoredSet:
         except OSError:
             data = b""
         if path not in self._files or digest_bytes(data) != self._files[path]["sha256"]:
-            raise _changed(self.folder / path)
+            raise self._changed(path)
         return data
 
     def embodiment(self) -> Embodiment:
@@ -181,42 +203,52 @@ class StoredSet:
         for path, told in self._files.items():
             file = self.folder / path
             if not file.is_file() or digest_file(file) != told["sha256"]:
-                raise _changed(file)
+                raise self._changed(path)
         found = {str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p.is_file()}
         stray = sorted(found - set(self._files) - {f"{OURS}/{n}" for n in UNLISTED})
         if stray:
             raise CorruptError("a file that the manifest does not list", where=str(self.folder / stray[0]))
         return len(self._files)
 
-
-def _write_manifest(folder: Path) -> None:
-    files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name not in {f"{OURS}/{n}" for n in UNLISTED}:
-            files[name] = {"sha256": digest_file(path), "bytes": path.stat().st_size}
-    told = {"files": files}
-    replace_file(folder / OURS / "manifest.json", _json({**told, "sha256": digest_value(told)}))
-    for path in (p for p in folder.rglob("*") if p.is_dir()):
-        sync_folder(path)
+    def _changed(self, path: str) -> CorruptError:
+        told = self._files.get(path)
+        # only files of episodes ask for their names, so this ends
+        ids = [str(f["id"]) for f in self.facts()] if told and "groups" in told else []
+        return changed(self.folder / path, told, ids)
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / OURS / "manifest.json"
-    try:
-        told = json.loads(path.read_bytes())
-        digest = told.pop("sha256")
-        if digest_bytes(canonical_json(told)) != digest:
-            raise ValueError
-        files: dict[str, Any] = told["files"]
-        return files
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        raise _changed(path) from None
+def refuse_other(
+    stored: StoredSet,
+    embodiment: Embodiment,
+    contents: Sequence[str],
+    known: SignedContract | None,
+    signed: SignedContract,
+) -> None:
+    """Refuse to bring in under the name of a data set what is not exactly that data set.
 
+    Args:
+        stored: the set that lies there.
+        embodiment: machine of what comes.
+        contents: episode digests of what comes.
+        known: contract of the set that lies there.
+        signed: contract of what comes.
 
-def _changed(path: Path) -> CorruptError:
-    what = "the file differs from its recorded digest" if path.exists() else "the file is missing"
-    return CorruptError(what, where=str(path), next_step="restore the data set from a copy, or bring the logs in again")
+    Raises:
+        StoreError: other content, or another contract.
+    """
+    name, where = stored.folder.name, str(stored.folder)
+    if content_digest(embodiment, contents) != stored.record["digest"]:
+        raise StoreError(
+            f"data set {name!r} exists with other content",
+            where=where,
+            next_step="choose a new name: a data set never changes once runs can have read it",
+        )
+    if known is None or known.digest != signed.digest:
+        raise StoreError(
+            f"data set {name!r} exists under another contract",
+            where=where,
+            next_step="renew its contract instead (Catalog.renew)",
+        )
 
 
 def _json(value: Any) -> bytes:

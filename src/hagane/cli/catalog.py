@@ -1,20 +1,37 @@
-"""`hagane catalog`: what data this site holds, under whose terms, and whether every byte is still right."""
+"""`hagane catalog`: what data this site holds, under whose terms, and whether every byte is still right.
+
+This file lists, shows and verifies; `catalog_look` samples and compares, `catalog_sets` finds copies, splits, exports.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from hagane.terms import ConfigError, HaganeError
+from hagane.cli.table import print_table, size_words
+from hagane.terms import ConfigError, HaganeError, StoreError
+from hagane.terms.embodiment import DOMAINS
 
 if TYPE_CHECKING:
     from hagane.catalog import Catalog
 
-_USAGE = "usage: hagane catalog ls | show NAME | verify [NAME]   (hagane catalog ls --help for one of them)"
+_VERBS = {
+    "ls": ("", "list the data sets"),
+    "show": ("NAME", "one data set: terms, outcomes, findings, statistics"),
+    "sample": ("NAME", "random control steps"),
+    "diff": ("A B", "what differs between two data sets"),
+    "duplicates": ("NAME ...", "episodes that are copies of each other"),
+    "split": ("NAME ...", "what to train on and what to hold out"),
+    "export": ("NAME", "as LeRobot v3 or Parquet, with Croissant"),
+    "verify": ("[NAME]", "every stored byte against its digest"),
+}
+_USAGE = "usage: hagane catalog VERB ...   (hagane catalog VERB --help for one of them)"
 _SHOWN_COLUMNS = 8
 
 
@@ -22,6 +39,12 @@ _SHOWN_COLUMNS = 8
 class Ls:
     """List the data sets of this site. Shows nothing of the data itself."""
 
+    owner: str = ""
+    """Only those of this member."""
+    domain: str = ""
+    """Only those of machines of this domain: robot, vehicle, plant or game."""
+    json: bool = False
+    """One JSON object instead of a table."""
     home: Path = Path()
     """Folder with the site's own files: site.toml, trust/, ledger.jsonl, catalog/."""
 
@@ -32,6 +55,8 @@ class Show:
 
     name: Annotated[str, tyro.conf.Positional]
     """Name of the data set."""
+    episodes: bool = False
+    """List the episodes too, with how smooth each one is: spectral arc length and log dimensionless jerk."""
     home: Path = Path()
     """Folder with the site's own files: site.toml, trust/, ledger.jsonl, catalog/."""
 
@@ -52,30 +77,84 @@ def main(argv: list[str]) -> int:
     Raises:
         HaganeError: no such data set, refused by its contract, or damaged.
     """
-    verbs: dict[str, Callable[[list[str]], int]] = {"ls": ls, "show": show, "verify": verify}
     if not argv or argv[0] in ("-h", "--help"):
-        print(_USAGE)
+        print(_USAGE + "\n")
+        print("\n".join(f"  {verb:<10} {args:<9} {line}" for verb, (args, line) in _VERBS.items()))
         return 0
-    if argv[0] not in verbs:
-        raise ConfigError(f"there is no `hagane catalog {argv[0]}`", next_step=_USAGE)
-    return verbs[argv[0]](argv[1:])
+    if argv[0] not in _VERBS:
+        raise ConfigError(f"there is no `hagane catalog {argv[0]}`", next_step=f"{_USAGE}; verbs: {' | '.join(_VERBS)}")
+    return _verbs()[argv[0]](argv[1:])
+
+
+def _verbs() -> dict[str, Callable[[list[str]], int]]:
+    from hagane.cli.catalog_look import diff, sample
+    from hagane.cli.catalog_sets import duplicates, export, split
+
+    named = (ls, show, sample, diff, duplicates, split, export, verify)
+    return {f.__name__: f for f in named}
 
 
 def ls(argv: list[str]) -> int:
     """`hagane catalog ls`."""
-    catalog = _open(tyro.cli(Ls, args=argv, prog="hagane catalog ls").home)
-    rows: list[tuple[str, ...]] = [
-        ("name", "embodiment", "owner", "episodes", "steps", "hours", "findings", "digest", "contract")
-    ]
-    for r in catalog.ls():
-        counts = (str(r.episodes), str(r.steps), f"{r.seconds / 3600:.2f}", str(r.findings))
-        rows.append((r.name, r.embodiment, r.owner, *counts, r.digest[:12], r.contract_digest[:12] or "not verified"))
-    _print_table(rows)
+    o = tyro.cli(Ls, args=argv, prog="hagane catalog ls")
+    if o.domain and o.domain not in DOMAINS:
+        raise ConfigError(f"no domain {o.domain!r}", where="--domain", next_step=f"use one of {', '.join(DOMAINS)}")
+    catalog = _open(o.home)
+    listed = [entry for entry in _entries(catalog) if o.owner in ("", entry["owner"])]
+    listed = [entry for entry in listed if o.domain in ("", entry["domain"])]
+    problems = {name: str(problem) for name, problem in catalog.problems.items()}
+    keys = ("episodes", "steps", "hours", "findings", "bytes", "cache_bytes")
+    total = {k: sum(entry[k] for entry in listed) for k in keys}
+    if o.json:
+        unfinished = list(catalog.unfinished())
+        told = {"datasets": listed, "total": total, "unfinished": unfinished, "problems": problems}
+        print(json.dumps(told, indent=1, ensure_ascii=False))
+        return 1 if problems else 0
+    _print_listed(listed, total)
     for name in catalog.unfinished():
         print(f"{name}: adding it was interrupted; run the same intake again to go on")
-    for name, problem in catalog.problems.items():
+    for name, problem in problems.items():
         print(f"{name}: cannot be used: {problem}")
-    return 1 if catalog.problems else 0
+    return 1 if problems else 0
+
+
+def _entries(catalog: Catalog) -> list[dict[str, Any]]:
+    from hagane.catalog.contents import disk_bytes, folder_of, site_of
+
+    out = []
+    for r in catalog.ls():
+        if isinstance(catalog.problems.get(r.name), StoreError):
+            continue  # damaged: told below the table
+        cache = sum(disk_bytes(p) for p in (catalog.root / "cache").glob(f"{r.name}-{r.digest[:16]}*"))
+        out.append(
+            {
+                "name": r.name,
+                "embodiment": r.embodiment,
+                "domain": catalog.embodiment(r.name).domain,
+                "owner": r.owner,
+                "site": site_of(catalog, r.name),
+                "episodes": r.episodes,
+                "steps": r.steps,
+                "hours": r.seconds / 3600,
+                "findings": r.findings,
+                "bytes": disk_bytes(folder_of(catalog, r.name)),
+                "cache_bytes": cache,
+                "digest": r.digest,
+                "contract": r.contract_digest,
+            }
+        )
+    return out
+
+
+def _print_listed(listed: list[dict[str, Any]], total: dict[str, Any]) -> None:
+    head = ("name", "embodiment", "domain", "owner", "episodes", "steps", "hours", "findings", "size", "cache")
+    rows = [(*head, "digest", "contract")]
+    for e in [*listed, {**total, "name": f"{len(listed)} data sets"}]:
+        words = [str(e.get(k, "")) for k in head[:6]]
+        words += [f"{e['hours']:.2f}", str(e["findings"]), size_words(e["bytes"]), size_words(e["cache_bytes"])]
+        contract = (e["contract"][:12] or "not verified") if "contract" in e else ""
+        rows.append((*words, e.get("digest", "")[:12], contract))
+    print_table(rows)
 
 
 def show(argv: list[str]) -> int:
@@ -90,9 +169,9 @@ def show(argv: list[str]) -> int:
     print(f"  digest    {record.digest}")
     print(f"  contract  {signed.digest}, until {terms.until}, withdrawal {terms.withdrawal}")
     print(f"            for {', '.join(terms.purposes)} at {', '.join(terms.sites)} in {', '.join(terms.residency)}")
-    outcomes = catalog.index.outcome_counts(o.name)
+    outcomes = catalog.outcome_counts(o.name)
     print("  outcomes  " + ", ".join(f"{n} {kind or 'unknown'}" for kind, n in outcomes.items()))
-    findings = catalog.index.finding_counts(o.name)
+    findings = catalog.finding_counts(o.name)
     print("  findings  " + (", ".join(f"{n} {kind}" for kind, n in findings.items()) or "none"))
     print()
     rows: list[tuple[str, ...]] = [("channel", "unit", "samples", "mean", "std", "min", "q01", "q99", "max")]
@@ -107,8 +186,31 @@ def show(argv: list[str]) -> int:
             rows.append((label, units[k % len(units)], str(s.count), *(f"{v:.4g}" for v in values)))
         if channel.columns > _SHOWN_COLUMNS:
             rows.append((f"{channel.name}: {channel.columns - _SHOWN_COLUMNS} columns more", *[""] * 8))
-    _print_table(rows)
+    print_table(rows)
+    if o.episodes:
+        print()
+        _print_episodes(catalog, o.name)
     return 0
+
+
+def _print_episodes(catalog: Catalog, name: str) -> None:
+    from hagane.catalog.contents import episodes_of
+    from hagane.catalog.smoothness import jerky, set_smoothness
+
+    facts, scores = episodes_of(catalog, name), set_smoothness(catalog, name, "view")
+    tasks = [e.task for e in facts]
+    marks = [jerky([getattr(s, k) for s in scores], tasks) for k in ("state_sparc", "action_sparc")]
+    rows: list[tuple[str, ...]] = [
+        ("episode", "steps", "seconds", "outcome", "findings", "smooth", "of actions", "jerk", "of actions", "", "task")
+    ]
+    for k, (e, s) in enumerate(zip(facts, scores, strict=True)):
+        values = (s.state_sparc, s.action_sparc, s.state_ldlj, s.action_ldlj)
+        mark = "jerky" if any(m[k] for m in marks) else ""
+        words = (str(e.steps), f"{e.seconds:.1f}", e.outcome or "unknown", str(len(e.findings)))
+        rows.append((e.id, *words, *("-" if isnan(v) else f"{v:.2f}" for v in values), mark, e.task))
+    print_table(rows)
+    print("smooth: spectral arc length (SPARC), jerk: log dimensionless jerk; nearer 0 is smoother")
+    print("jerky: 3.5 robust deviations less smooth than the other episodes of the same task")
 
 
 def verify(argv: list[str]) -> int:
@@ -130,9 +232,3 @@ def _open(home: Path) -> Catalog:
     from hagane.cli.site import open_catalog
 
     return open_catalog(home)
-
-
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())

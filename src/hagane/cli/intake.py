@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from hagane.terms import ConfigError, Embodiment, Episode, load_toml
+from hagane.intake.options import Options, parse_options
+from hagane.terms import APPLIED, ConfigError, Embodiment, Finding, load_toml
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,13 @@ class Intake:
     """CAN definitions; empty takes the only .dbc beside the log."""
     read: tuple[str, ...] = ()
     """How the log is to be read where it does not say, as key=value: time=HEADER, episode=HEADER, encoding=cp932,
-    day-first=yes, timezone=Asia/Tokyo, bus=1, gap-s=10, messages=FOLDER (ROS .msg definitions)."""
+    day-first=yes, timezone=Asia/Tokyo, bus=1, gap-s=10, messages=FOLDER (ROS .msg definitions), split=train."""
     keep_whole: bool = False
     """Take what is whole of a truncated log; without it such a log is refused."""
+    jobs: int = 1
+    """Processes that read and convert side by side, the result being the same bytes; 0 takes one a core."""
+    engine: Literal["pool", "ray"] = "pool"
+    """Where they run: on this machine, or on a Ray cluster (the extra "ray")."""
     dry_run: bool = False
     """Read and check only: print the findings, store nothing, need no contract."""
     home: Path = Path()
@@ -52,16 +59,27 @@ def main(argv: list[str]) -> int:
         raise ConfigError(
             "no contract given", where="--contract", next_step="pass one, or --dry-run to only look at the logs"
         )
-    if not o.dry_run:
-        return _store(o, embodiment)
+    return _look(o, embodiment) if o.dry_run else _store(o, embodiment)
+
+
+def _look(o: Intake, embodiment: Embodiment) -> int:
+    """Read and check, store nothing."""
+    from hagane.catalog.episode_io import told_facts
+    from hagane.intake.detect import find_logs, read_logs
+
+    for log, kind in find_logs(o.path):
+        print(f"  {log}: {kind}")
     report = _Report()
-    for _ in report.watch(_episodes(o, embodiment)):
-        pass
-    report.print_sums(f"{o.path}, read for {embodiment.name!r}; nothing is stored (--dry-run)")
+    with _Progress() as progress:
+        for number, episode in enumerate(read_logs(o.path, embodiment, **asdict(_options(o))), 1):
+            report.see(told_facts(episode))
+            progress("read", number)
+    report.print_sums(embodiment, f"{o.path}, read for {embodiment.name!r}; nothing is stored (--dry-run)")
     return 0
 
 
 def _store(o: Intake, embodiment: Embodiment) -> int:
+    from hagane.catalog import Workers
     from hagane.cli.site import open_catalog
     from hagane.seal import load_contract
 
@@ -69,19 +87,42 @@ def _store(o: Intake, embodiment: Embodiment) -> int:
     catalog = open_catalog(o.home)
     signed = load_contract(o.contract, catalog.trust)
     report = _Report()
-    record = catalog.add(o.name or embodiment.name, embodiment, signed, report.watch(_episodes(o, embodiment)))
-    report.print_sums(f"{o.path}, as data set {record.name!r} of {record.owner} in {catalog.root}")
+    name, workers = o.name or embodiment.name, Workers(o.jobs, o.engine)
+    if name in catalog.unfinished():
+        print(f"  going on with {name!r}, which was interrupted")
+    with _Progress() as progress:
+        record = catalog.add_logs(
+            name, embodiment, signed, o.path, _options(o), seen=report.see, progress=progress, workers=workers
+        )
+    report.print_sums(embodiment, f"{o.path}, as data set {record.name!r} of {record.owner} in {catalog.root}")
     print(f"  digest {record.digest[:16]}, contract {record.contract_digest[:16]}")
     return 0
 
 
-def _episodes(o: Intake, embodiment: Embodiment) -> Iterator[Episode]:
-    from hagane.intake import read_logs
-    from hagane.intake.options import parse_options
+def _options(o: Intake) -> Options:
+    return Options(task=o.task, dbc=o.dbc, keep_whole=o.keep_whole, **parse_options(o.read))
 
-    # lazily, so that the contract is judged before a byte of the log is read
-    options = parse_options(o.read)
-    yield from read_logs(o.path, embodiment, task=o.task, dbc=o.dbc, keep_whole=o.keep_whole, **options)
+
+class _Progress:
+    """How far a long intake is: a line that moves on a terminal, one now and then elsewhere."""
+
+    _EVERY_S = (0.2, 15.0)
+    _WORDS: ClassVar[dict[str, str]] = {"read": "episodes read", "store": "episodes stored", "statistics": "episodes"}
+
+    def __enter__(self) -> _Progress:
+        self._live = sys.stderr.isatty()
+        self._last = time.monotonic()
+        return self
+
+    def __call__(self, what: str, count: int) -> None:
+        if time.monotonic() - self._last > self._EVERY_S[0 if self._live else 1]:
+            self._last = time.monotonic()
+            end = "\r" if self._live else "\n"
+            print(f"  {count} {self._WORDS.get(what, what)}", end=end, file=sys.stderr, flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            print("\x1b[2K", end="\r", file=sys.stderr, flush=True)
 
 
 class _Report:
@@ -93,25 +134,24 @@ class _Report:
         self.valid: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
 
-    def watch(self, episodes: Iterator[Episode]) -> Iterator[Episode]:
-        """The same episodes, one by one."""
-        for episode in episodes:
-            for finding in episode.findings:
-                print(f"  finding: {finding}", flush=True)
-                self.kinds[finding.kind] += 1
-            self.episodes += 1
-            first_ns, last_ns = episode.span_ns
-            self.seconds += (last_ns - first_ns) / 1e9
-            for name, stream in episode.streams.items():
-                self.samples[name] += len(stream)
-                self.valid[name] += int(stream.valid.reshape(len(stream), -1).any(1).sum()) if len(stream) else 0
-            yield episode
+    def see(self, facts: Mapping[str, Any]) -> None:
+        """Take the facts of one episode."""
+        for finding in (Finding(**f) for f in facts["findings"]):
+            print(f"  finding: {finding}", flush=True)
+            self.kinds[finding.kind] += 1
+        self.episodes += 1
+        self.seconds += (facts["span_ns"][1] - facts["span_ns"][0]) / 1e9
+        for name, (count, valid) in facts["samples"].items():
+            self.samples[name] += count
+            self.valid[name] += valid
 
-    def print_sums(self, title: str) -> None:
-        """Sums over all episodes."""
+    def print_sums(self, embodiment: Embodiment, title: str) -> None:
+        """Sums over all episodes, in the order of the machine's channels."""
         print(f"{title}\n  {self.episodes} episodes, {self.seconds:.1f} s")
         width = max((len(n) for n in self.samples), default=0)
-        for name, count in self.samples.items():
+        names = [n for c in embodiment.channels() for n in (c.name, c.name + APPLIED)]
+        for name in sorted(self.samples, key=lambda n: names.index(n) if n in names else len(names)):
+            count = self.samples[name]
             print(f"  {name:<{width}}  {count:>9} samples, {100 * self.valid[name] / max(count, 1):.2f}% valid")
         sums = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kinds.items()))
         print(f"  findings: {sums or 'none'}")

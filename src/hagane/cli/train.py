@@ -42,7 +42,8 @@ class Train:
     again: Path | None = None
     """Repeat the run in this folder, with its configuration."""
     resume: bool = False
-    """Go on from the newest whole checkpoint of --run."""
+    """Go on from the newest whole checkpoint of --run; with --config, on the other data sets or weights that it names:
+    the change is written down with its step. With --nproc, on another number of processes."""
     size: str = ""
     """Overrides the size: 1m, 4m, 40m, 400m, 4b, 40b, 400b or 1t."""
     steps: int = 0
@@ -65,11 +66,17 @@ def main(argv: list[str]) -> int:
     # without a name server gloo warns at every start; it needs none
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from hagane.console import TrainPanel
-    from hagane.train import open_data, train
+    from hagane.train import change_mixture, open_data, train
 
     catalog = open_catalog(o.home)
     config = resolve(o, tuple(r.name for r in catalog.ls()))
     data = open_data(catalog, config)
+    if o.resume and o.config:
+        change = change_mixture(o.run, config, data.embodiments, data.train.cursor)
+        body = {"run": o.run.name, "step": change.step, "added": change.added, "withdrawn": change.withdrawn}
+        if catalog.ledger is not None:
+            catalog.ledger.append("mixture", {**body, "data": change.data, "mixture": change.mixture})
+        print(f"from step {change.step} on: {', '.join(change.datasets)}")
     with ranks(o, config), TrainPanel.for_stream(config.step.steps, title=o.run.name) as panel:
         record = train(o.run, config, data, resume=o.resume, report=panel.update)
     if catalog.ledger is not None:
@@ -132,13 +139,13 @@ def resolve(o: Train, known: tuple[str, ...]) -> TrainConfig:
     """
     from hagane.train import TrainConfig, find_recipe, read_config
 
-    overrides = bool(o.size or o.steps or o.nproc or o.seed is not None or o.init_vision)
     if o.resume:
-        if o.config or o.again or overrides:
+        if o.again or o.size or o.steps or o.seed is not None or o.init_vision:
             raise ConfigError(
                 "a resumed run keeps its configuration", next_step="drop the other options, or start anew"
             )
-        return read_config(o.run)
+        kept = load_toml(o.config, TrainConfig) if o.config else read_config(o.run)
+        return with_ranks(kept, o.nproc)
     if o.config and o.again:
         raise ConfigError("say one of --config and --again")
     if o.again:
@@ -148,11 +155,16 @@ def resolve(o: Train, known: tuple[str, ...]) -> TrainConfig:
     else:
         config = find_recipe(o.recipe)(o.datasets or known)
     step = replace(config.step, steps=o.steps) if o.steps else config.step
-    return replace(
+    config = replace(
         config,
         step=step,
         size=o.size or config.size,
         seed=config.seed if o.seed is None else o.seed,
         init_vision=str(o.init_vision) if o.init_vision else config.init_vision,
-        layout=replace(config.layout, dp_replicate=o.nproc) if o.nproc else config.layout,
     )
+    return with_ranks(config, o.nproc)
+
+
+def with_ranks(config: TrainConfig, nproc: int) -> TrainConfig:
+    """The configuration on so many processes; 0 keeps its own."""
+    return replace(config, layout=replace(config.layout, dp_replicate=nproc)) if nproc else config

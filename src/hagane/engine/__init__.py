@@ -1,7 +1,7 @@
 """One training step on any layout, and its checkpoint."""
 
 from hagane.engine.checkpoint import load_engine, save_checkpoint
-from hagane.engine.parallel import Layout, check_layout, device_for, join_ranks, leave_ranks, rank
+from hagane.engine.parallel import Layout, check_layout, device_for, join_ranks, leave_ranks, rank, world_size
 from hagane.engine.step import Engine, StepConfig, evaluate_loss, take_loads, train_step
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "save_checkpoint",
     "take_loads",
     "train_step",
+    "world_size",
 ]

@@ -60,17 +60,23 @@ def leave_ranks() -> None:
         dist.destroy_process_group()
 
 
+def world_size() -> int:
+    """Ranks in all; 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def rank() -> int:
     """This process's rank; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def share(batch: Batch) -> Batch:
-    """This rank's samples: every world-size-th of each part."""
-    if not dist.is_initialized():
+    """This rank's samples: every world-size-th of each part; a batch that is a rank's share already stays whole."""
+    if batch.ranks > 1 or not dist.is_initialized():
         return batch
     pick = slice(dist.get_rank(), None, dist.get_world_size())
-    return Batch(batch.step, tuple(part_slice(p, pick) for p in batch.parts))
+    parts = tuple(part_slice(p, pick) for p in batch.parts)
+    return Batch(batch.step, parts, dist.get_rank(), dist.get_world_size())
 
 
 def part_slice(part: Part, pick: slice) -> Part:

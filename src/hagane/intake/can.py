@@ -1,4 +1,4 @@
-"""CAN logs with a DBC into Episodes: candump text files, and folders of NumPy arrays (comma2k19).
+"""CAN logs with a DBC into Episodes: candump text, BLF, ASC, and folders of NumPy arrays (comma2k19).
 
 Drives. A log whose DBC has a message TRIP (signals DRIVE, STATE 1 start / 2 end, OUTCOME, TASK) holds many
 drives, each between its start and end frame; value tables name outcomes and tasks. Without TRIP, a silence of
@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hagane.intake.can_dbc import Definitions, load_dbc
+from hagane.intake.can_files import load_recording, looks_like_can
 from hagane.intake.can_streams import Traffic, stream_of_channel
-from hagane.intake.candump import looks_like_candump, parse_candump
-from hagane.intake.comma import looks_like_comma, read_comma
-from hagane.intake.files import head_of, read_bytes
-from hagane.intake.frames import Frames
+from hagane.intake.files import refuse_outside
+from hagane.intake.frames import Frames, Recording
 from hagane.intake.options import Options
-from hagane.intake.signals import Message, decode, load_dbc
+from hagane.intake.signals import Message, decode
 from hagane.intake.streams import on_episode_clock, unmapped
-from hagane.terms import APPLIED, Channel, Embodiment, Episode, Finding, LogError, Stream, digest_bytes
+from hagane.terms import APPLIED, Channel, Embodiment, Episode, Finding, LogError, Stream
 
 TRIP = "TRIP"
 _GAP_S = 10.0
@@ -41,40 +41,63 @@ class Drive:
     outcome: str = ""
     cut: str = ""
     """Why its end is missing; "" when it is whole."""
+    marked: bool = False
+    """Its ends are marked by TRIP frames: without its end it is not whole."""
 
 
 def sniff(path: Path) -> bool:
-    """True for a candump text log or a folder of CAN arrays."""
-    return looks_like_comma(path) if path.is_dir() else looks_like_candump(head_of(path))
+    """True for a candump, BLF or ASC log, or a folder of CAN arrays."""
+    return looks_like_can(path)
 
 
 def read(path: Path, embodiment: Embodiment, options: Options) -> Iterator[Episode]:
     """Episodes of a CAN log.
 
     Raises:
-        LogError: a line that is no frame, a DBC that lacks a message asked for, a log without any of the
-            messages asked for, or a log that is cut (unless `keep_whole`).
+        LogError: a line that is no frame, a DBC that lacks a message asked for or has it on a broken line, a log
+            without any of the messages asked for, or a log that is cut (unless `keep_whole`).
     """
-    dbc = options.dbc or dbc_beside(path)
-    messages = load_dbc(dbc)
-    frames, cut, digest = _load(path)
-    where = str(path)
+    definitions = load_dbc(options.dbc or dbc_beside(path))
+    return episodes_of(load_recording(path, options), path, embodiment, options, definitions)
+
+
+def episodes_of(
+    log: Recording, path: Path, embodiment: Embodiment, options: Options, definitions: Definitions
+) -> Iterator[Episode]:
+    """Episodes of the frames of one log, wherever they came from.
+
+    Raises:
+        LogError: as `read`.
+    """
+    frames, messages, where = log.frames, definitions.messages, str(path)
     if not len(frames):
-        raise LogError("the log holds no frame", where=where, next_step="copy it again from the machine")
-    traffic = Traffic(frames, messages, str(dbc), options.bus)
+        what = f"the log holds no frame: {log.cut}" if log.cut else "the log holds no frame"
+        raise LogError(what, where=where, next_step="copy it again from the machine")
+    traffic = Traffic(frames, messages, str(definitions.path), options.bus)
     wanted = [(c, False) for c in embodiment.channels()] + [(c, True) for c in embodiment.act]
     wanted = [(c, applied) for c, applied in wanted if c.kind in ("vector", "set")]
-    _refuse_foreign(traffic, traffic.ids_of([c for c, _ in wanted]), where)
-    drives = split_drives(frames, messages, path.stem, options, cut)
-    whole = [d for d in drives if not d.cut or d is not drives[-1]]
-    if len(whole) < len(drives) and not options.keep_whole:
-        last = drives[-1]
+    _refuse_foreign(traffic, _ids(traffic, [c for c, _ in wanted], definitions), where)
+    drives = split_drives(frames, messages, path.stem, options, log.cut)
+    whole = [d for d in drives if not d.cut or not d.marked or d is not drives[-1]]
+    last = drives[-1] if drives else None
+    if last is not None and last.cut and not (options.keep_whole and whole):
+        before = f"{len(whole)} whole drives come before it" if last.marked else f"{len(frames)} frames come before it"
         raise LogError(
-            f"truncated log: {last.cut} (drive {last.id}); {len(whole)} whole drives come before it",
+            f"truncated log: {last.cut} (drive {last.id}); {before}",
             where=where,
-            next_step="copy it again, or pass --keep-whole to take the whole drives",
+            next_step="copy it again, or pass --keep-whole to take what lies whole before the cut",
         )
-    return _episodes(traffic, wanted, embodiment, whole, drives, options, digest)
+    return _episodes(traffic, wanted, embodiment, whole, drives, options, (log, definitions))
+
+
+def _ids(traffic: Traffic, channels: list[Channel], definitions: Definitions) -> set[int]:
+    try:
+        return traffic.ids_of(channels)
+    except LogError as e:
+        if not definitions.bad:
+            raise
+        next_step = f"mend the DBC's lines; or {e.next_step}"
+        raise LogError(f"{e.what}; {definitions.words()}", where=e.where, next_step=next_step) from None
 
 
 def _episodes(
@@ -84,11 +107,11 @@ def _episodes(
     whole: list[Drive],
     drives: list[Drive],
     options: Options,
-    digest: str,
+    source: tuple[Recording, Definitions],
 ) -> Iterator[Episode]:
     for drive in whole:
         streams: dict[str, Stream] = {}
-        findings: list[Finding] = []
+        findings = list(_about(drive.id, *source)) if drive is whole[0] else []
         for channel, applied in wanted:
             name = channel.name + (APPLIED if applied else "")
             stream = stream_of_channel(traffic, channel, embodiment, drive.first, drive.last, applied=applied)
@@ -107,35 +130,40 @@ def _episodes(
             streams,
             task=drive.task or options.task,
             outcome=drive.outcome,
-            digest=digest,
+            digest=source[0].digest,
             findings=tuple(findings),
         )
         yield on_episode_clock(episode)
 
 
-def _load(path: Path) -> tuple[Frames, str, str]:
-    if path.is_dir():
-        frames, digest = read_comma(path)
-        return frames, "", digest
-    text = read_bytes(path)
-    frames, cut = parse_candump(text, str(path))
-    return frames, cut, digest_bytes(text)
+def _about(drive: str, log: Recording, definitions: Definitions) -> Iterator[Finding]:
+    """Findings on the log as a whole; its first drive carries them."""
+    for kind, count in log.skipped.items():
+        if count:
+            detail = f"{count} {kind} frame{'s' if count > 1 else ''} left out: they carry no data"
+            yield Finding("unmapped", drive, "*", 0, count, detail)
+    for note in log.notes:
+        yield unmapped(drive, "*", note)
+    if definitions.bad:
+        yield Finding("unmapped", drive, "*", 0, len(definitions.bad), definitions.words())
 
 
 def dbc_beside(path: Path) -> Path:
     """The only .dbc file beside a log (or in its folder).
 
     Raises:
-        LogError: there is none, or more than one.
+        LogError: there is none, more than one, or a link that leads out of the folder.
     """
     folder = path if path.is_dir() else path.parent
     same = path.with_suffix(".dbc")
     if same.is_file():
+        refuse_outside(same, folder)
         return same
     found = sorted(folder.glob("*.dbc"))
     if len(found) != 1:
         what = "no DBC file beside the log" if not found else f"{len(found)} DBC files beside the log"
         raise LogError(what, where=str(path), next_step="name it: --dbc FILE.dbc")
+    refuse_outside(found[0], folder)
     return found[0]
 
 
@@ -196,9 +224,10 @@ def _by_trip(frames: Frames, trip: Message, stem: str, cut: str) -> list[Drive]:
                 str(tasks.get(int(task[start]), "")),
                 result if result in ("success", "failure") else "",
                 why,
+                marked=True,
             )
         )
     if cut and drives and not drives[-1].cut:
         # the cut came after the end of the last drive: that drive is whole, what followed never began
-        drives.append(Drive(f"{stem}-{len(drives):05d}", len(frames), len(frames), cut=cut))
+        drives.append(Drive(f"{stem}-{len(drives):05d}", len(frames), len(frames), cut=cut, marked=True))
     return drives

@@ -160,7 +160,7 @@ def _set_stream(traffic: Traffic, channel: Channel, embodiment: Embodiment, firs
         return None
     frames = traffic.frames
     parts = max(len(_messages(row)) for row in table)
-    data = np.zeros((len(clock_ns), len(table), parts, 8), np.uint8)
+    data = np.zeros((len(clock_ns), len(table), parts, frames.data.shape[1]), np.uint8)
     lengths = np.zeros(data.shape[:3], np.uint8)
     times_ns = clock_ns.copy()
     # all messages of all places at once: one search in time instead of one a message

@@ -1,27 +1,43 @@
 """candump text logs: `(1436509053.249713) can0 123#0011223344556677`, parsed by NumPy.
 
-Form: `candump -L` of can-utils (SocketCAN). Lines of one layout (equal width, separators at equal places) are
-parsed together as a matrix of bytes; a log of our own writer is one such matrix.
+Form: `candump -L` of can-utils (SocketCAN); `123##1...` is a CAN FD frame, its first digit the flags. Lines of one
+layout (equal width, separators at equal places) are parsed together as a matrix of bytes; a log of our own writer is
+one such matrix.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.intake.frames import EXTENDED, Frames, join
+from hagane.intake.frames import EXTENDED, Frames, Recording, join, width_of
 from hagane.terms import LogError
 
 LINE = re.compile(
-    rb"\((\d{1,12})\.(\d{1,9})\) (\S{1,16}) ([0-9A-Fa-f]{3}|[0-9A-Fa-f]{8})#((?:[0-9A-Fa-f]{2}){0,8})( [RT])?"
+    rb"\((\d{1,12})\.(\d{1,9})\) (\S{1,16}) ([0-9A-Fa-f]{3}|[0-9A-Fa-f]{8})#"
+    rb"((?:[0-9A-Fa-f]{2}){0,8}|#[0-9A-Fa-f](?:[0-9A-Fa-f]{2}){0,64})( [RT])?"
 )
+_REMOTE = re.compile(rb"\(\d+\.\d+\) \S+ [0-9A-Fa-f]+#R[0-9A-Fa-f]?( [RT])?")
+_ERROR = 1 << 29  # SocketCAN marks an error frame in its id: CAN_ERR_FLAG
 _BLOCK_LINES = 500_000
 _NIBBLE = np.full(256, 255, np.uint8)
 _NIBBLE[np.frombuffer(b"0123456789ABCDEF", np.uint8)] = np.arange(16)
 _NIBBLE[np.frombuffer(b"abcdef", np.uint8)] = np.arange(10, 16)
 _HEX = np.frombuffer(b"0123456789ABCDEF", np.uint8)
+
+
+@dataclass
+class _State:
+    """What is learnt on the way through a log."""
+
+    where: str
+    names: dict[bytes, int] = field(default_factory=dict)
+    """Numbers of the interfaces, by name."""
+    skipped: Counter[str] = field(default_factory=Counter)
 
 
 def looks_like_candump(head: bytes) -> bool:
@@ -30,13 +46,11 @@ def looks_like_candump(head: bytes) -> bool:
     return bool(re.match(rb"\(\d+\.\d+\) \S+ [0-9A-Fa-f]+#", line))
 
 
-def parse_candump(text: bytes, where: str = "candump log") -> tuple[Frames, str]:
-    """Frames of a log, and "" or words that say how its end is cut.
-
-    Remote frames (`123#R`) carry no data and are left out.
+def parse_candump(text: bytes, where: str = "candump log") -> Recording:
+    """Frames of a log; remote frames (`123#R`) and error frames are counted and left out.
 
     Raises:
-        LogError: a line that is no frame (its number is in the message), a CAN FD frame.
+        LogError: a line that is no frame (its number is in the message).
     """
     cut = ""
     if text and not text.endswith(b"\n"):
@@ -47,7 +61,7 @@ def parse_candump(text: bytes, where: str = "candump log") -> tuple[Frames, str]
     if b"\r" in text:
         text = text.replace(b"\r\n", b"\n")
     parts: list[Frames] = []
-    names: dict[bytes, int] = {}
+    state = _State(where)
     bytes_all = np.frombuffer(text, np.uint8)
     begin, line_number = 0, 1
     while begin < len(bytes_all):
@@ -56,12 +70,17 @@ def parse_candump(text: bytes, where: str = "candump log") -> tuple[Frames, str]
         block_WL = bytes_all[begin : begin + count * width].reshape(count, width)
         same = _same_layout(block_WL)
         if same < min(count, 64):
-            frames, used, lines = _mixed(text, begin, line_number, names, where)
+            frames, used, lines = _mixed(text, begin, line_number, state)
         else:
-            frames, used, lines = _equal(block_WL[:same], line_number, names, where), same * width, same
+            frames, used, lines = _equal(block_WL[:same], line_number, state), same * width, same
         parts.append(frames)
         begin, line_number = begin + used, line_number + lines
-    return join(parts), cut
+    frames = join(parts)
+    errors = (frames.ids >= EXTENDED) & (frames.ids & _ERROR != 0)
+    if errors.any():
+        state.skipped["error"] += int(errors.sum())
+        frames = frames.take(np.flatnonzero(~errors))
+    return Recording(frames, cut, dict(state.skipped))
 
 
 def _same_layout(block_WL: NDArray[np.uint8]) -> int:
@@ -75,50 +94,65 @@ def _same_layout(block_WL: NDArray[np.uint8]) -> int:
     return int(bad[0]) if len(bad) else len(block_WL)
 
 
-def _equal(block_WL: NDArray[np.uint8], number: int, names: dict[bytes, int], where: str) -> Frames:
+def _equal(block_WL: NDArray[np.uint8], number: int, state: _State) -> Frames:
     """Parse rows whose separators stand at the same columns."""
     first = block_WL[0].tobytes()
     match = LINE.fullmatch(first.rstrip(b"\n"))
     if not match:
-        return _one_by_one(block_WL, number, names, where)
+        return _one_by_one(block_WL, number, state)
     seconds, ok = _decimal(block_WL[:, match.start(1) : match.end(1)])
     fraction, ok2 = _decimal(block_WL[:, match.start(2) : match.end(2)])
     times_ns = seconds * 1_000_000_000 + fraction * 10 ** (9 - len(match[2]))
     ids, ok3 = _hexadecimal(block_WL[:, match.start(4) : match.end(4)])
-    n_bytes = len(match[5]) // 2
-    high = _NIBBLE[block_WL[:, match.start(5) : match.end(5) : 2]]
-    low = _NIBBLE[block_WL[:, match.start(5) + 1 : match.end(5) : 2]]
+    begin, n_bytes = _payload(match)
+    high = _NIBBLE[block_WL[:, begin : match.end(5) : 2]]
+    low = _NIBBLE[block_WL[:, begin + 1 : match.end(5) : 2]]
     name_WL = block_WL[:, match.start(3) : match.end(3)]
     same_name = (name_WL == name_WL[0]).all(1)
-    good = ok & ok2 & ok3 & (high < 16).all(1) & (low < 16).all(1) & same_name
+    good = ok & ok2 & ok3 & (high < 16).all(1) & (low < 16).all(1) & same_name & _directions(block_WL, match)
     if not good.all():
-        return _one_by_one(block_WL, number, names, where)
-    data = np.zeros((len(block_WL), 8), np.uint8)
+        return _one_by_one(block_WL, number, state)
+    data = np.zeros((len(block_WL), width_of(n_bytes)), np.uint8)
     data[:, :n_bytes] = (high << 4) | low
     if len(match[4]) == 8:
         ids = ids | EXTENDED
-    bus = np.full(len(block_WL), _bus(match[3], names), np.uint8)
+    bus = np.full(len(block_WL), _bus(match[3], state.names), np.uint8)
     return Frames(times_ns, ids.astype(np.uint32), data, np.full(len(block_WL), n_bytes, np.uint8), bus)
 
 
-def _one_by_one(block_WL: NDArray[np.uint8], number: int, names: dict[bytes, int], where: str) -> Frames:
-    return _by_line([row.tobytes().rstrip(b"\n") for row in block_WL], number, names, where)
+def _payload(match: re.Match[bytes]) -> tuple[int, int]:
+    """Column where the payload of a line begins, and its bytes."""
+    fd = 2 if match[5][:1] == b"#" else 0
+    return match.start(5) + fd, (len(match[5]) - fd) // 2
 
 
-def _mixed(text: bytes, begin: int, number: int, names: dict[bytes, int], where: str) -> tuple[Frames, int, int]:
+def _directions(block_WL: NDArray[np.uint8], match: re.Match[bytes]) -> NDArray[np.bool_]:
+    """Whether each line ends as the first does: with a direction (R or T), or without one."""
+    return np.isin(block_WL[:, -2], (82, 84)) if match[6] else np.ones(len(block_WL), bool)
+
+
+def _one_by_one(block_WL: NDArray[np.uint8], number: int, state: _State) -> Frames:
+    return _by_line([row.tobytes().rstrip(b"\n") for row in block_WL], number, state)
+
+
+def _mixed(text: bytes, begin: int, number: int, state: _State) -> tuple[Frames, int, int]:
     """A block of lines of several layouts: lines of one layout are parsed together, then put back in order."""
     end = text.rfind(b"\n", begin, begin + 40 * _BLOCK_LINES) + 1 or len(text)
     flat = np.frombuffer(text, np.uint8)[begin:end]
     ends = np.flatnonzero(flat == 10)
     starts = np.concatenate([[0], ends[:-1] + 1])
-    marks = [np.flatnonzero(flat == byte) for byte in b")#"]
+    # of the two marks of a CAN FD frame the first counts
+    hashes = np.flatnonzero(flat == 35)
+    marks = [np.flatnonzero(flat == 41), hashes[flat[hashes - 1] != 35]]
     spaces = np.flatnonzero(flat == 32)
     lines = len(ends)
-    if any(len(m) != lines for m in marks) or len(spaces) != 2 * lines:
-        return _by_line(text[begin:end].split(b"\n")[:-1], number, names, where), end - begin, lines
-    places = np.stack([ends, *marks, spaces[0::2], spaces[1::2]], 1) - starts[:, None]
-    if (places < 0).any() or (places > 200).any():
-        return _by_line(text[begin:end].split(b"\n")[:-1], number, names, where), end - begin, lines
+    # a third space comes before the direction that some tools add
+    space = np.searchsorted(spaces, starts)
+    if any(len(m) != lines for m in marks) or (space + 1 >= len(spaces)).any():
+        return _by_line(text[begin:end].split(b"\n")[:-1], number, state), end - begin, lines
+    places = np.stack([ends, *marks, spaces[space], spaces[space + 1]], 1) - starts[:, None]
+    if (places < 0).any() or (places > 200).any() or (places[:, 1:] > places[:, :1]).any():
+        return _by_line(text[begin:end].split(b"\n")[:-1], number, state), end - begin, lines
     key = places @ (201 ** np.arange(places.shape[1], dtype=np.int64))
     order = np.argsort(key, kind="stable")
     borders = np.flatnonzero(np.diff(key[order])) + 1
@@ -134,11 +168,11 @@ def _mixed(text: bytes, begin: int, number: int, names: dict[bytes, int], where:
             numbers = group[at]
             same = _same_layout(chosen) == len(chosen) and _uniform(chosen)
             if same:
-                parts.append(_equal(chosen, number, names, where))
+                parts.append(_equal(chosen, number, state))
                 rows.append(numbers)
             else:
                 for row, line in zip(chosen, numbers, strict=True):
-                    one = _by_line([row.tobytes().rstrip(b"\n")], number + int(line), names, where)
+                    one = _by_line([row.tobytes().rstrip(b"\n")], number + int(line), state)
                     parts.append(one)
                     rows.append(numbers[numbers == line][: len(one)])
     together = join(parts)
@@ -150,14 +184,15 @@ def _uniform(block_WL: NDArray[np.uint8]) -> bool:
     match = LINE.fullmatch(block_WL[0].tobytes().rstrip(b"\n"))
     if not match:
         return False
-    digits = [*range(*match.span(1)), *range(*match.span(2)), *range(*match.span(4)), *range(*match.span(5))]
+    payload = range(_payload(match)[0], match.end(5))
+    digits = [*range(*match.span(1)), *range(*match.span(2)), *range(*match.span(4)), *payload]
     decimal = [*range(*match.span(1)), *range(*match.span(2))]
     name_WL = block_WL[:, match.start(3) : match.end(3)]
     good = (_NIBBLE[block_WL[:, digits]] < 16).all() and (_NIBBLE[block_WL[:, decimal]] < 10).all()
-    return bool(good and (name_WL == name_WL[0]).all())
+    return bool(good and (name_WL == name_WL[0]).all() and _directions(block_WL, match).all())
 
 
-def _by_line(lines: list[bytes], number: int, names: dict[bytes, int], where: str) -> Frames:
+def _by_line(lines: list[bytes], number: int, state: _State) -> Frames:
     """The slow, exact path; raises for the first line that is no frame."""
     rows: list[tuple[int, int, bytes, int]] = []
     for k, line in enumerate(lines):
@@ -166,15 +201,18 @@ def _by_line(lines: list[bytes], number: int, names: dict[bytes, int], where: st
             continue
         match = LINE.fullmatch(line)
         if not match:
-            if re.fullmatch(rb"\(\d+\.\d+\) \S+ [0-9A-Fa-f]+#R[0-9A-Fa-f]?( [RT])?", line):
+            if _REMOTE.fullmatch(line):
+                state.skipped["remote"] += 1
                 continue
-            raise _no_frame(line, number + k, where)
+            raise _no_frame(line, number + k, state.where)
         ident = int(match[4], 16) | (EXTENDED if len(match[4]) == 8 else 0)
         time_ns = int(match[1]) * 1_000_000_000 + int(match[2].ljust(9, b"0"))
         if time_ns >= 1 << 63 or ident >= 1 << 32:
-            raise _no_frame(line, number + k, where)
-        rows.append((time_ns, ident, bytes.fromhex(match[5].decode()), _bus(match[3], names)))
-    data = np.frombuffer(b"".join(r[2].ljust(8, b"\0") for r in rows), np.uint8).reshape(-1, 8)
+            raise _no_frame(line, number + k, state.where)
+        payload = bytes.fromhex(line[_payload(match)[0] : match.end(5)].decode())
+        rows.append((time_ns, ident, payload, _bus(match[3], state.names)))
+    width = width_of(max((len(r[2]) for r in rows), default=0))
+    data = np.frombuffer(b"".join(r[2].ljust(width, b"\0") for r in rows), np.uint8).reshape(-1, width)
     return Frames(
         np.array([r[0] for r in rows], np.int64),
         np.array([r[1] for r in rows], np.uint32),
@@ -186,10 +224,6 @@ def _by_line(lines: list[bytes], number: int, names: dict[bytes, int], where: st
 
 def _no_frame(line: bytes, number: int, where: str) -> LogError:
     shown = line[:60].decode("ascii", "replace")
-    if b"##" in line:
-        return LogError(
-            f"CAN FD frame {shown!r}", where=f"{where}:{number}", next_step="only classic CAN is read: log without FD"
-        )
     return LogError(
         f"no CAN frame: {shown!r}",
         where=f"{where}:{number}",

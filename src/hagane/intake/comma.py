@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.intake.frames import EXTENDED, Frames
+from hagane.intake.files import refuse_outside
+from hagane.intake.frames import EXTENDED, Frames, Recording
 from hagane.terms import LogError, digest_file
 
 _PARTS = ("t", "address", "data", "src")
@@ -23,15 +25,18 @@ def looks_like_comma(path: Path) -> bool:
     return all((_folder(path) / f"{name}.npy").is_file() for name in _PARTS)
 
 
-def read_comma(path: Path) -> tuple[Frames, str]:
-    """Frames of such a folder, and the sha256 over the digests of its files.
+def read_comma(path: Path) -> Recording:
+    """Frames of such a folder; the digest is the sha256 over the digests of its files.
 
     The layout does not keep the frames' lengths: all count as 8 bytes. Times are seconds (float64).
 
     Raises:
-        LogError: an array is missing, damaged, of another type, or of another length than the others.
+        LogError: an array is missing, damaged, of another type, of another length than the others, or a link out of
+            the folder.
     """
     folder = _folder(path)
+    for name in _PARTS:
+        refuse_outside(folder / f"{name}.npy", path)
     arrays = {name: _load(folder / f"{name}.npy") for name in _PARTS}
     digest = hashlib.sha256("".join(digest_file(folder / f"{name}.npy") for name in _PARTS).encode()).hexdigest()
     rows = {name: len(a) for name, a in arrays.items()}
@@ -53,11 +58,13 @@ def read_comma(path: Path) -> tuple[Frames, str]:
     times_ns = np.round(seconds * 1e9).astype(np.int64)
     ids = np.where(ids >= 0x800, ids | EXTENDED, ids)
     lengths = np.full(len(ids), 8, np.uint8)
-    return Frames(times_ns, ids.astype(np.uint32), payload, lengths, arrays["src"].astype(np.uint8)), digest
+    frames = Frames(times_ns, ids.astype(np.uint32), payload, lengths, arrays["src"].astype(np.uint8))
+    return Recording(frames, digest=digest)
 
 
 def _load(path: Path) -> NDArray[np.generic]:
     try:
+        _refuse_claim(path)
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise LogError("no such file", where=str(path), next_step="copy the folder again") from None
@@ -65,6 +72,19 @@ def _load(path: Path) -> NDArray[np.generic]:
         raise LogError(
             f"damaged or truncated array: {e}", where=str(path), next_step="copy the file again from the machine"
         ) from None
-    if not isinstance(array, np.ndarray) or array.ndim < 1:
-        raise LogError("is no array of rows", where=str(path))
+    if not isinstance(array, np.ndarray) or array.ndim < 1 or array.dtype.kind not in "biufSV":
+        raise LogError("is no array of rows of numbers", where=str(path))
     return array
+
+
+def _refuse_claim(path: Path) -> None:
+    """Compare the size that the header claims with the file's, before NumPy takes memory for it."""
+    with path.open("rb") as f:
+        version = np.lib.format.read_magic(f)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(f)
+        claimed, have = math.prod(shape) * dtype.itemsize, path.stat().st_size - f.tell()
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are never unpacked")
+    if claimed != have:
+        raise ValueError(f"its header claims {claimed:,} bytes of values, the file holds {have:,}")

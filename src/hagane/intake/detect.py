@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import entry_points
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 import hagane.intake
 from hagane.intake.checks import check_episode
+from hagane.intake.files import refuse_outside
 from hagane.intake.options import LogFormat, Options
 from hagane.terms import Embodiment, Episode, LogError
 
@@ -46,7 +48,7 @@ def format_of(path: Path) -> str:
 def read_logs(path: Path, embodiment: Embodiment, *, task: str = "", **options: Any) -> Iterator[Episode]:
     """Checked episodes of a log: a file, a folder of one format, or a folder of log files.
 
-    Whatever can be refused is refused before the first episode is given.
+    One log is open at a time; whatever can be refused of the first is refused before its first episode is given.
 
     Args:
         path: the log.
@@ -59,16 +61,26 @@ def read_logs(path: Path, embodiment: Embodiment, *, task: str = "", **options: 
         ConfigError: an embodiment whose sources do not fit its shapes.
     """
     chosen = Options(task=task, **options)
-    logs = find_logs(path)
-    readers = [formats()[name].read(log, embodiment, chosen) for log, name in logs]
-    return _checked(readers, embodiment, path)
+    first, *rest = [(log, name, embodiment, chosen) for log, name in find_logs(path)]
+    opened = read_checked(*first)
+    return _unique(chain(opened, chain.from_iterable(read_checked(*log) for log in rest)), path)
+
+
+def read_checked(log: Path, name: str, embodiment: Embodiment, options: Options) -> Iterator[Episode]:
+    """Checked episodes of one log of a known format.
+
+    Raises:
+        LogError: as `read_logs`.
+    """
+    episodes = formats()[name].read(log, embodiment, options)
+    return (check_episode(e, embodiment) for e in episodes)
 
 
 def find_logs(path: Path) -> list[tuple[Path, str]]:
     """Logs at a path, with their formats, in the order of names.
 
     Raises:
-        LogError: there is nothing, or nothing that any format knows.
+        LogError: there is nothing, nothing that any format knows, or a link that leads out of the folder.
     """
     if not path.exists():
         raise LogError("no such file or folder", where=str(path), next_step="check the path")
@@ -84,6 +96,7 @@ def find_logs(path: Path) -> list[tuple[Path, str]]:
     for child in sorted(path.iterdir()):
         if child.name.startswith(".") or child.suffix.lower() in _NOT_LOGS:
             continue
+        refuse_outside(child, path)
         if child.is_file() and child.stat().st_size == 0:
             raise LogError("the file is empty", where=str(child), next_step="copy it again, or take it out")
         kind = format_of(child)
@@ -96,13 +109,19 @@ def find_logs(path: Path) -> list[tuple[Path, str]]:
     return found
 
 
-def _checked(readers: list[Iterator[Episode]], embodiment: Embodiment, path: Path) -> Iterator[Episode]:
+def _unique(episodes: Iterable[Episode], path: Path) -> Iterator[Episode]:
     seen: set[str] = set()
-    for reader in readers:
-        for episode in reader:
-            if episode.id in seen:
-                raise LogError(
-                    f"two episodes are called {episode.id!r}", where=str(path), next_step="rename one of the files"
-                )
-            seen.add(episode.id)
-            yield check_episode(episode, embodiment)
+    for episode in episodes:
+        refuse_twice(episode.id, seen, path)
+        yield episode
+
+
+def refuse_twice(episode_id: str, seen: set[str], path: Path) -> None:
+    """Note an episode's id.
+
+    Raises:
+        LogError: another one has it.
+    """
+    if episode_id in seen:
+        raise LogError(f"two episodes are called {episode_id!r}", where=str(path), next_step="rename one of the files")
+    seen.add(episode_id)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +14,18 @@ EXTENDED = 1 << 31
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """N classic CAN frames in the order of the log."""
+    """N data frames, classic CAN or CAN FD, in the order of the log."""
 
     times_ns: NDArray[np.int64]
     """[N] the log's own time stamps, nanoseconds."""
     ids: NDArray[np.uint32]
     """[N] identifiers; `EXTENDED` is added to 29-bit ones."""
     data: NDArray[np.uint8]
-    """[N, 8] payload, zero past its length."""
+    """[N, W] payload, zero past its length; W is 8, or 64 where the log holds longer (FD) frames."""
     lengths: NDArray[np.uint8]
-    """[N] bytes of payload, 0 to 8."""
+    """[N] bytes of payload, 0 to 64."""
     buses: NDArray[np.uint8]
-    """[N] number of the bus or interface."""
+    """[N] number of the bus or interface, from 0."""
 
     def __len__(self) -> int:
         return len(self.times_ns)
@@ -34,14 +35,39 @@ class Frames:
         return Frames(self.times_ns[rows], self.ids[rows], self.data[rows], self.lengths[rows], self.buses[rows])
 
 
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """What one log holds: its frames, and what was seen beside them."""
+
+    frames: Frames
+    """All data frames."""
+    cut: str = ""
+    """Words that say how the log's end is cut; "" when it is whole."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """Frames that carry no data, by kind ("error", "remote"): counted, and left out."""
+    notes: tuple[str, ...] = ()
+    """What else a person should know: each becomes a finding."""
+    digest: str = ""
+    """sha256 of the log's bytes."""
+
+
+def width_of(longest: int) -> int:
+    """Width W of the payload matrix for frames of at most `longest` bytes."""
+    return 8 if longest <= 8 else 64
+
+
 def join(parts: list[Frames]) -> Frames:
     """Frames end to end."""
+    parts = [p for p in parts if len(p)] or parts[:1]
     if len(parts) == 1:
         return parts[0]
     if not parts:
         return Frames(*(np.zeros(s, t) for s, t in _EMPTY))
-    names = ("times_ns", "ids", "data", "lengths", "buses")
-    return Frames(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
+    width = max(p.data.shape[1] for p in parts)
+    names = ("times_ns", "ids", "lengths", "buses")
+    times_ns, ids, lengths, buses = (np.concatenate([getattr(p, n) for p in parts]) for n in names)
+    data = np.concatenate([np.pad(p.data, ((0, 0), (0, width - p.data.shape[1]))) for p in parts])
+    return Frames(times_ns, ids, data, lengths, buses)
 
 
 _EMPTY: tuple[tuple[tuple[int, ...], type], ...] = (

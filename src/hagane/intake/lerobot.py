@@ -1,31 +1,36 @@
-"""Read LeRobot v3.0 sets: Parquet rows, still pictures and video, into Episodes.
+"""Read LeRobot sets (v3.0, v2.1, v2.0): Parquet rows, still pictures and video, into Episodes.
 
 A channel is found by its `source` ("observation.state", or a column each: "observation.state.3", "action.grip"),
-else as "observation.<channel>" or "<channel>". A feature "<feature>.valid" flags its rows and "<feature>.age_s"
-dates them. Commands that no source names are cut from "action" in the order of the action channels, what the
-actuators did from "action.applied".
+else as "observation.<channel>" or "<channel>"; see hagane.intake.columns. Still pictures pass through as the set
+has them (JPEG, PNG). Frames of a video are decoded in one pass, and kept as JPEG of quality 95 where an episode of
+them would take more than 128 MiB: 10,000 frames of 480 x 640 are about 1 GB then instead of 9.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hagane.intake.lerobot_layout import VERSION, Feature, check_template, feature_name, read_features
+from hagane.intake.columns import AGE, VALID, Plan, absent_actions, features_of, make_stream, plan_channels
+from hagane.intake.files import read_bytes, refuse_outside
+from hagane.intake.lerobot_layout import FRAME_FEATURES, VERSION, feature_name
+from hagane.intake.lerobot_open import Entry, OpenedSet, open_v30, read_about, read_table
+from hagane.intake.lerobot_v21 import VERSIONS, open_v21
 from hagane.intake.options import Options
-from hagane.intake.picture import decode_picture, read_video
+from hagane.intake.picture import count_frames, read_video
 from hagane.intake.sources import nearest
-from hagane.terms import APPLIED, Channel, Embodiment, Episode, LogError, Stream, digest_file, digest_value
+from hagane.intake.streams import unmapped
+from hagane.terms import APPLIED, Embodiment, Episode, Finding, LogError, digest_file, digest_value
 
 _TOLERANCE_S = 1e-3
+_MOST_S = 9e9  # nanoseconds of more do not fit
 
 
 def sniff(path: Path) -> bool:
@@ -33,61 +38,24 @@ def sniff(path: Path) -> bool:
     try:
         info = json.loads((path / "meta" / "info.json").read_bytes())
         return isinstance(info, dict) and "codebase_version" in info
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 
 def read(path: Path, embodiment: Embodiment, options: Options | None = None) -> Iterator[Episode]:
-    """The episodes of a LeRobot v3.0 set.
+    """The episodes of a LeRobot set; `options.split` takes those of one split.
 
     Raises:
-        LogError: not v3.0, files missing or truncated, row counts that differ from the metadata, channels that
-            the set does not have.
+        LogError: another version, files missing, truncated or outside the folder, row counts that differ from the
+            metadata, videos with fewer frames than rows, channels that the set does not have.
     """
+    told = options or Options()
     opened = open_set(path)
-    plan = _plan(opened, embodiment)
-    for (chunk, file), episodes in opened.files.items():
-        data = opened.data_path(chunk, file)
-        table = _read_table(data)
-        source = digest_file(data)
-        numbers = table.column("episode_index").to_numpy()
-        for e in episodes:
-            rows = np.flatnonzero(numbers == e["episode_index"])
-            if len(rows) != e["length"] or int(rows[-1]) - int(rows[0]) != len(rows) - 1:
-                what = f"episode {e['episode_index']} has {len(rows)} rows, its metadata says {e['length']}"
-                raise LogError(what, where=str(data), next_step="the set is truncated or mixed up: copy it again")
-            frames = _Frames(opened, table.slice(int(rows[0]), len(rows)), e)
-            yield _episode(frames, plan, embodiment, options or Options(), source)
-
-
-@dataclass(frozen=True, eq=False)
-class OpenedSet:
-    """A set's metadata, read and checked."""
-
-    root: Path
-    """Its folder."""
-    features: dict[str, Feature]
-    """Features by name, without those that every set has."""
-    fps: float
-    """Frames a second that time stamps count in."""
-    rate_hz: float
-    """The machine's true rate; fps unless hagane wrote the set."""
-    data_template: str
-    """Path of a data file."""
-    video_template: str
-    """Path of a video file."""
-    files: dict[tuple[int, int], list[dict[str, Any]]]
-    """Rows of meta/episodes by (chunk, file)."""
-    tasks: dict[int, str]
-    """Instruction by task index."""
-
-    def data_path(self, chunk: int, file: int) -> Path:
-        """A data file."""
-        return self.root / self.data_template.format(chunk_index=chunk, file_index=file)
-
-    def video_path(self, key: str, chunk: int, file: int) -> Path:
-        """A video file."""
-        return self.root / self.video_template.format(video_key=key, chunk_index=chunk, file_index=file)
+    plan = plan_channels(
+        opened.features, embodiment, lambda name: (feature_name(name), name), "action", str(opened.root)
+    )
+    extra = _count_videos(opened, plan)
+    return _episodes(opened, plan, embodiment, told, extra)
 
 
 def open_set(root: Path) -> OpenedSet:
@@ -96,87 +64,94 @@ def open_set(root: Path) -> OpenedSet:
     Raises:
         LogError: as `read`.
     """
-    where = str(root / "meta" / "info.json")
+    about = read_about(root)
+    if about.version == VERSION:
+        return open_v30(about)
+    if about.version in VERSIONS:
+        return open_v21(about)
+    raise LogError(
+        f"this is LeRobot {about.version}; {', '.join((*VERSIONS, VERSION))} are read",
+        where=about.where,
+        next_step="convert it with lerobot's own tools",
+    )
+
+
+def _count_videos(opened: OpenedSet, plan: Plan) -> dict[tuple[str, Path], int]:
+    """Frames that no row refers to, by feature and video file; fewer frames than rows are refused."""
+    rows: dict[tuple[str, Path], int] = {}
+    for key in features_of(plan):
+        for entry in opened.entries if opened.features[key].dtype == "video" else ():
+            video = entry.videos[key][0]
+            rows[key, video] = rows.get((key, video), 0) + entry.length
+    extra = {}
+    for (key, video), wanted in rows.items():
+        frames = count_frames(video)
+        if 0 < frames < wanted:
+            what = f"the video holds {frames} frames, {wanted} rows refer to it"
+            raise LogError(what, where=str(video), next_step="the set is truncated or mixed up: copy it again")
+        if frames > wanted:
+            extra[key, video] = frames - wanted
+    return extra
+
+
+def _episodes(
+    opened: OpenedSet, plan: Plan, embodiment: Embodiment, options: Options, extra: dict[tuple[str, Path], int]
+) -> Iterator[Episode]:
+    bases = [f.removesuffix(APPLIED) for f in features_of(plan)]
+    wanted = {*features_of(plan), *(b + VALID for b in bases), *(b + AGE for b in bases)}
+    names = [*(n for n, f in opened.features.items() if n in wanted and f.dtype != "video"), *FRAME_FEATURES]
+    for path, entries in itertools.groupby(_chosen(opened, options.split), lambda e: e.data):
+        table, source = read_table(path, names), digest_file(path)
+        if missing := sorted(set(names) - set(table.column_names)):
+            raise LogError(f"has no column {', '.join(missing)}", where=str(path))
+        numbers = table.column("episode_index").to_numpy()
+        for entry in entries:
+            rows = np.flatnonzero(numbers == entry.number)
+            if len(rows) != entry.length or not len(rows) or int(rows[-1]) - int(rows[0]) != len(rows) - 1:
+                what = f"episode {entry.number} has {len(rows)} rows, its metadata says {entry.length}"
+                raise LogError(what, where=str(path), next_step="the set is truncated or mixed up: copy it again")
+            frames = _Frames(opened, table.slice(int(rows[0]), len(rows)), entry)
+            episode = _episode(frames, plan, embodiment, options, source)
+            yield episode.with_findings(*_unused_frames(entry, plan, extra, episode.id))
+
+
+def _unused_frames(entry: Entry, plan: Plan, extra: dict[tuple[str, Path], int], episode: str) -> list[Finding]:
+    """Findings for videos with frames that no row refers to, once a video."""
+    found = []
+    for stream, parts in plan.items():
+        key = parts[0].feature
+        video = entry.videos[key][0] if key in entry.videos else Path()
+        if count := extra.pop((key, video), 0):
+            found.append(unmapped(episode, stream, f"{video.name} holds {count} frames that no row refers to"))
+    return found
+
+
+def _chosen(opened: OpenedSet, split: str) -> tuple[Entry, ...]:
+    if not split:
+        return opened.entries
+    where = str(opened.root / "meta" / "info.json")
+    if split not in opened.splits:
+        raise LogError(f"the set has no split {split!r}", where=where, next_step=nearest(split, opened.splits))
+    first, _, after = opened.splits[split].partition(":")
     try:
-        info = json.loads((root / "meta" / "info.json").read_bytes())
-        version = info["codebase_version"]
-        if version != VERSION:
-            raise LogError(
-                f"this is LeRobot {version}, and {VERSION} is read",
-                where=where,
-                next_step="convert it with lerobot's own convert_dataset_v21_to_v30",
-            )
-        fps = float(info["fps"])
-        rate_hz = float(info.get("hagane", {}).get("rate_hz", fps))
-        total = int(info["total_frames"])
-        if not fps > 0 or not rate_hz > 0:
-            raise ValueError("fps must be positive")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise LogError(f"info.json cannot be read: {e!r}", where=where) from None
-    features = read_features(info, where)
-    data = check_template(info.get("data_path"), where)
-    video = check_template(info.get("video_path") or "videos", where)
-    files: dict[tuple[int, int], list[dict[str, Any]]] = {}
-    for row in _episode_rows(root):
-        files.setdefault((row["data/chunk_index"], row["data/file_index"]), []).append(row)
-    opened = OpenedSet(root, features, fps, rate_hz, data, video, files, _tasks(root))
-    rows = sum(_footer(opened.data_path(*key)).num_rows for key in files)
-    if rows != total:
-        raise LogError(f"data files hold {rows} rows, the metadata says {total}", where=where)
-    return opened
-
-
-def _episode_rows(root: Path) -> list[dict[str, Any]]:
-    paths = sorted((root / "meta" / "episodes").glob("*/*.parquet"))
-    if not paths:
-        raise LogError("the set has no meta/episodes: it was not finished", where=str(root))
-    rows: list[dict[str, Any]] = []
-    for path in paths:
-        table = _read_table(path)
-        keep = [n for n in table.column_names if not n.startswith("stats/")]
-        if missing := {"episode_index", "length", "data/chunk_index", "data/file_index"} - set(keep):
-            raise LogError(f"has no column {', '.join(sorted(missing))}", where=str(path))
-        rows += table.select(keep).to_pylist()
-    return sorted(rows, key=lambda r: int(r["episode_index"]))
-
-
-def _tasks(root: Path) -> dict[int, str]:
-    path = root / "meta" / "tasks.parquet"
-    if not path.exists():
-        return {}
-    table = _read_table(path)
-    text = next((f.name for f in table.schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)), "")
-    if not text or "task_index" not in table.column_names:
-        return {}
-    return dict(zip(table.column("task_index").to_pylist(), table.column(text).to_pylist(), strict=True))
-
-
-def _footer(path: Path) -> Any:
-    try:
-        return pq.read_metadata(path)
-    except (OSError, pa.ArrowException) as e:
-        raise _unreadable(path, e) from None
-
-
-def _read_table(path: Path) -> pa.Table:
-    try:
-        return pq.ParquetFile(path).read()
-    except (OSError, pa.ArrowException) as e:
-        raise _unreadable(path, e) from None
-
-
-def _unreadable(path: Path, e: Exception) -> LogError:
-    reason = "is missing" if isinstance(e, FileNotFoundError) else f"is truncated or damaged: {str(e).splitlines()[0]}"
-    return LogError(f"a Parquet file {reason}", where=str(path), next_step="copy the set again from its source")
+        return tuple(e for e in opened.entries if int(first) <= e.number < int(after))
+    except ValueError:
+        raise LogError(f"split {split!r} is {opened.splits[split]!r}, not first:last", where=where) from None
 
 
 class _Frames:
     """The rows of one episode, and the pictures that belong to them."""
 
-    def __init__(self, opened: OpenedSet, table: pa.Table, row: dict[str, Any]) -> None:
-        self.opened, self.table, self.row = opened, table, row
-        self.frame = table.column("frame_index").to_numpy()
-        self.stamp_s = table.column("timestamp").to_numpy().astype(np.float64)
+    def __init__(self, opened: OpenedSet, table: pa.Table, entry: Entry) -> None:
+        self.opened, self.table, self.entry = opened, table, entry
+        self.frame, stamps = (table.column(n).to_numpy() for n in ("frame_index", "timestamp"))
+        if self.frame.dtype.kind not in "iu" or stamps.dtype.kind not in "iuf":
+            raise LogError("frame_index or timestamp holds no numbers", where=f"{entry.data}, episode {entry.number}")
+        self.stamp_s = stamps.astype(np.float64)
+        right = np.abs(self.stamp_s) < _MOST_S
+        if not right.all():
+            where = f"{entry.data}, episode {entry.number}, row {int(np.argmin(right))}"
+            raise LogError("a time stamp is not a number of seconds", where=where, next_step="repair the set")
 
     def times_ns(self) -> NDArray[np.int64]:
         """Exact multiples of the step where the stamps are that; else the stamps (float32 seconds) themselves."""
@@ -185,131 +160,47 @@ class _Frames:
         return np.asarray(np.rint(self.stamp_s * 1e9), np.int64)
 
     def columns(self, name: str) -> NDArray[Any]:
-        """[K, width] of a numeric feature, [K, H, W, 3] of a picture."""
+        """[K, width] of a numeric feature; of a picture [K] objects of bytes, or [K, H, W, 3] frames of a video."""
         feature = self.opened.features[name]
         if feature.dtype == "video":
-            key = f"videos/{name}/"
-            path = self.opened.video_path(name, self.row[key + "chunk_index"], self.row[key + "file_index"])
-            return read_video(path, self.stamp_s + self.row[key + "from_timestamp"], 0.5 / self.opened.fps)
+            path, start_s = self.entry.videos[name]
+            return read_video(path, self.stamp_s + start_s, 0.5 / self.opened.fps)
         column = self.table.column(name).combine_chunks()
         if feature.dtype == "image":
-            base = self.opened.root
-            pictures = [p["bytes"] or (base / Path(p["path"]).name).read_bytes() for p in column.to_pylist()]
-            return np.stack([decode_picture(p, f"{self.opened.root} {name}") for p in pictures])
+            pictures = [self._picture(p, name) for p in column.to_pylist()]
+            return np.fromiter(pictures, object, len(pictures))
         while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
             column = column.flatten()
         if column.null_count:
             column = column.cast(pa.float64()) if not pa.types.is_boolean(column.type) else column.fill_null(False)
-        return np.asarray(column.to_numpy(zero_copy_only=False)).reshape(len(self.table), -1)
+        values = np.asarray(column.to_numpy(zero_copy_only=False))
+        if values.size != len(self.table) * feature.width or values.dtype.kind not in "biuf":
+            what = f"{name} holds {values.size} values in {len(self.table)} rows, not {feature.width} a row"
+            raise LogError(what, where=str(self.entry.data), next_step="the set is damaged: copy it again")
+        return values.reshape(len(self.table), -1)
+
+    def _picture(self, cell: Any, name: str) -> bytes:
+        """The bytes of a picture in a cell {"bytes", "path"}; a path is one in the set's folder."""
+        if isinstance(cell, dict) and isinstance(cell.get("bytes"), bytes) and cell["bytes"]:
+            data: bytes = cell["bytes"]
+            return data
+        if isinstance(cell, dict) and isinstance(cell.get("path"), str) and cell["path"]:
+            path = self.opened.root / cell["path"]
+            refuse_outside(path, self.opened.root)
+            return read_bytes(path)
+        raise LogError(f"a row has no picture in {name}", where=str(self.entry.data))
 
 
-@dataclass(frozen=True)
-class _Column:
-    feature: str
-    index: tuple[int, ...]
-    """Columns of the feature; () for all."""
-
-
-def _plan(opened: OpenedSet, embodiment: Embodiment) -> dict[str, tuple[_Column, ...]]:
-    """Stream name to the feature columns that it is made of."""
-    plan: dict[str, tuple[_Column, ...]] = {}
-    for channel in embodiment.observe:
-        if channel.kind != "text":
-            names = (feature_name(channel.name), channel.name)
-            if found := _find(opened, channel, names):
-                plan[channel.name] = found
-    at = 0
-    for channel in embodiment.act:
-        index = tuple(range(at, at + channel.columns))
-        at += channel.columns
-        # "action" holds all action channels side by side, whatever the source says about the whole
-        cut = opened.features.get("action")
-        whole = cut is not None and cut.width == embodiment.action_width
-        direct = () if whole and channel.source in ((), ("action",)) else _find(opened, channel, (channel.name,))
-        if direct:
-            plan[channel.name] = direct
-        elif whole:
-            plan[channel.name] = (_Column("action", index),)
-        done = opened.features.get("action.applied")
-        if done is not None and done.width == embodiment.action_width:
-            plan[channel.name + APPLIED] = (_Column("action.applied", index),)
-    lacking = [c.name for c in embodiment.observe if c.kind != "text" and c.name not in plan]
-    if lacking:
-        raise LogError(
-            f"the set has no feature for channel {', '.join(map(repr, lacking))}",
-            where=str(opened.root),
-            next_step=f"set `source` in the embodiment file; {nearest('observation.' + lacking[0], opened.features)}",
-        )
-    return plan
-
-
-def _find(opened: OpenedSet, channel: Channel, names: tuple[str, ...]) -> tuple[_Column, ...]:
-    if channel.source and (found := [_resolve(opened, s) for s in _expanded(channel)]) and all(found):
-        return tuple(c for c in found if c is not None)
-    size = channel.shape if channel.kind == "image" else (channel.places * channel.columns,)
-    return next((((_Column(n, ())),) for n in names if n in opened.features and opened.features[n].shape == size), ())
-
-
-def _expanded(channel: Channel) -> list[str]:
-    if channel.kind != "set" or not any("{i" in s for s in channel.source):
-        return list(channel.source)
-    return [s.format(i=i) for i in range(1, channel.places + 1) for s in channel.source]
-
-
-def _resolve(opened: OpenedSet, source: str) -> _Column | None:
-    if source in opened.features:
-        return _Column(source, ())
-    feature, _, column = source.rpartition(".")
-    if (f := opened.features.get(feature)) is None or f.is_picture:
-        return None
-    if column in f.names:
-        return _Column(feature, (f.names.index(column),))
-    return _Column(feature, (int(column),)) if column.isdecimal() and int(column) < f.width else None
-
-
-def _episode(
-    frames: _Frames, plan: dict[str, tuple[_Column, ...]], embodiment: Embodiment, options: Options, source: str
-) -> Episode:
-    number, times_ns = int(frames.row["episode_index"]), frames.times_ns()
+def _episode(frames: _Frames, plan: Plan, embodiment: Embodiment, options: Options, source: str) -> Episode:
+    number, times_ns, opened = frames.entry.number, frames.times_ns(), frames.opened
+    name = f"{opened.root.resolve().name}/{number:06d}"
     streams = {}
-    for name, columns in plan.items():
-        channel = embodiment.channel(name.removesuffix(APPLIED))
-        streams[name] = _stream(frames, columns, channel, times_ns, name)
-    task = frames.opened.tasks.get(int(frames.table.column("task_index")[0].as_py()), "")
+    for key, parts in plan.items():
+        channel = embodiment.channel(key.removesuffix(APPLIED))
+        streams[key] = make_stream(parts, frames.columns, opened.features, channel, times_ns, f"{opened.root} {key}")
+    index = frames.table.column("task_index")[0].as_py()
+    task = opened.tasks.get(index, "") if isinstance(index, int) else ""
     digest = digest_value({"file": source, "episode": number})
-    name = f"{frames.opened.root.name}/{number:06d}"
-    return Episode(name, embodiment.name, streams, task or options.task, "", digest)
-
-
-def _stream(
-    frames: _Frames, columns: tuple[_Column, ...], channel: Channel, times_ns: NDArray[np.int64], name: str
-) -> Stream:
-    parts = [frames.columns(c.feature) for c in columns]
-    if channel.kind == "image":
-        values = parts[0]
-    else:
-        cut = [p[:, list(c.index)] if c.index else p for p, c in zip(parts, columns, strict=True)]
-        values = np.concatenate(cut, 1)
-    if values[0].size != int(np.prod(channel.shape)):
-        what = f"the set gives {values[0].shape} a frame, channel {name!r} has {channel.shape}"
-        raise LogError(what, where=str(frames.opened.root), next_step="correct `shape` or `source` of the channel")
-    values = values.reshape(-1, *channel.shape)
-    flags = (channel.places,) if channel.kind == "set" else ()
-    valid = np.ones((len(values), *flags), np.bool_)
-    feature = columns[0].feature.removesuffix(APPLIED)
-    if feature + ".valid" in frames.opened.features:
-        given = frames.columns(feature + ".valid").astype(np.bool_)
-        valid &= (
-            given.reshape(valid.shape)
-            if given[0].size == valid[0].size
-            else given.all(1).reshape(-1, *[1] * len(flags))
-        )
-    if feature + ".age_s" in frames.opened.features:
-        age_s = frames.columns(feature + ".age_s")[:, 0].astype(np.float64)
-        # whole microseconds: float32 ages would jitter the stamps; one row a sample, however often it was shown
-        times_ns = times_ns - 1000 * np.maximum(np.rint((age_s - channel.delay_s) * 1e6), 0).astype(np.int64)
-        new = np.diff(times_ns, prepend=times_ns[:1] - 1) != 0
-        times_ns, values, valid = times_ns[new], values[new], valid[new]
-    if channel.kind != "image":
-        values = values.astype(np.float32, copy=False)
-    return Stream(times_ns, values, valid, channel.unit)
+    return Episode(
+        name, embodiment.name, streams, task or options.task, "", digest, absent_actions(plan, embodiment, name)
+    )

@@ -24,7 +24,10 @@ _MOST_STEPS = 10_000_000
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """K control steps of one episode; every Reading has K rows. Values are 0 where not valid."""
+    """K control steps of one episode; every Reading has K rows. Values are 0 where not valid.
+
+    Encoded pictures stay so: values [K] of bytes, b"" where not valid.
+    """
 
     times_ns: NDArray[np.int64]
     """[K] control times."""
@@ -128,7 +131,9 @@ def _check(episode: Episode, channel: Channel, name: str) -> None:
 
 
 def _empty(channel: Channel, count: int) -> Reading:
-    dtype = np.uint8 if channel.kind == "image" else np.float32
+    if channel.kind == "image":  # no picture at all costs no memory
+        return Reading(np.full(count, b"", object), np.zeros(count, np.bool_), np.zeros(count, np.float32))
+    dtype = np.float32
     flags = (count, channel.places) if channel.kind == "set" else (count,)
     return Reading(np.zeros((count, *channel.shape), dtype), np.zeros(flags, np.bool_), np.zeros(count, np.float32))
 
@@ -208,12 +213,15 @@ def _between(
 
 
 def _as_channel(rows: NDArray[Any], channel: Channel) -> NDArray[Any]:
-    return rows.astype(np.uint8 if channel.kind == "image" else np.float32, copy=False)
+    return (
+        rows if rows.dtype == object else rows.astype(np.uint8 if channel.kind == "image" else np.float32, copy=False)
+    )
 
 
 def _masked(reading: Reading, keep_K: NDArray[np.bool_]) -> Reading:
     """The reading with some rows made invalid, and zeros wherever it is not valid."""
     valid = reading.valid & keep_K.reshape(-1, *[1] * (reading.valid.ndim - 1))
     mask = valid.reshape(valid.shape + (1,) * (reading.values.ndim - valid.ndim))
-    values = np.where(mask, reading.values, np.zeros((), reading.values.dtype))
+    nothing = np.array(b"", object) if reading.values.dtype == object else np.zeros((), reading.values.dtype)
+    values = np.where(mask, reading.values, nothing)
     return Reading(values, valid, reading.age_s)

@@ -91,12 +91,7 @@ class Journal:
         Raises:
             CorruptError: its bytes changed since they were written.
         """
-        self._file.seek(self.offsets[number])
-        size, crc = _HEAD.unpack(self._file.read(_HEAD.size))
-        payload = self._file.read(size)
-        if len(payload) != size or zlib.crc32(payload) != crc:
-            raise CorruptError(f"record {number} of the journal is damaged", where=str(self.path))
-        return payload
+        return _read(self._file, self.offsets[number], self.path)
 
     def cut(self, count: int) -> None:
         """Keep the first `count` records only."""
@@ -147,6 +142,26 @@ class Journal:
         if at < size:
             self._file.truncate(at)
         return at
+
+
+def read_record(path: Path, offset: int) -> bytes:
+    """One record of a closed journal, by its offset: for readers beside the writer.
+
+    Raises:
+        CorruptError: its bytes changed since they were written.
+    """
+    with path.open("rb") as f:
+        return _read(f, offset, path)
+
+
+def _read(f: BinaryIO, offset: int, path: Path) -> bytes:
+    f.seek(offset)
+    head = f.read(_HEAD.size)
+    size, crc = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, 1)
+    payload = f.read(size)
+    if len(payload) != size or zlib.crc32(payload) != crc:
+        raise CorruptError(f"the record at byte {offset} of the journal is damaged", where=str(path))
+    return payload
 
 
 def disk_error(e: OSError, path: Path) -> StoreError:

@@ -199,21 +199,21 @@ def read_features(info: Mapping[str, Any], where: str) -> dict[str, Feature]:
                 shape = (_product(shape),)
             features[str(name)] = Feature(str(f["dtype"]), shape, tuple(str(n) for n in names or ()))
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as e:
-        raise LogError(f"features are not as LeRobot v3.0 describes them: {e}", where=where) from None
+        raise LogError(f"features are not as LeRobot describes them: {e}", where=where) from None
     return features
 
 
-def check_template(template: object, where: str) -> str:
+def check_template(template: object, places: tuple[str, ...], where: str) -> str:
     """A path template of info.json, refused when it could lead out of the set's folder.
 
     Raises:
-        LogError: it is no text, absolute, has "..", or unknown places.
+        LogError: it is no text, absolute, has "..", or other places than these ("name" or "name:03d").
     """
     if isinstance(template, str) and not template.startswith("/") and ".." not in template:
-        places = set(re.findall(r"\{([^}:!]*)", template))
-        if places <= {"chunk_index", "file_index", "video_key"}:
+        rest = re.sub(rf"\{{({'|'.join(places)})(:0[1-9]d)?\}}", "", template)
+        if "{" not in rest and "}" not in rest:
             return template
-    raise LogError(f"the path template {template!r} is not one of LeRobot v3.0", where=where)
+    raise LogError(f"the path template {template!r} is not one of LeRobot", where=where)
 
 
 def _product(shape: tuple[int, ...]) -> int:

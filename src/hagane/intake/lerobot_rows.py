@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hagane.intake.lerobot_grid import Grid, align, instruction
 from hagane.intake.lerobot_layout import Feature, feature_name
 from hagane.intake.lerobot_write import LeRobotWriter
+from hagane.intake.picture import encode_png
 from hagane.terms import Channel, Embodiment, Episode, Reading
 
 VALID, AGE = ".valid", ".age_s"
@@ -54,14 +55,24 @@ def grid_rows(grid: Grid, embodiment: Embodiment) -> dict[str, NDArray[Any]]:
     rows: dict[str, NDArray[Any]] = {}
     for name, reading in grid.observe.items():
         key = feature_name(name)
-        picture = reading.values.ndim == 4
-        rows[key] = reading.values if picture else _squeezed(reading.values.reshape(len(grid), -1))
+        if embodiment.channel(name).kind == "image":
+            rows[key] = _every_picture(reading, embodiment.channel(name))
+        else:
+            rows[key] = _squeezed(reading.values.reshape(len(grid), -1))
         rows[key + VALID] = _squeezed(reading.valid.reshape(len(grid), -1))
         rows[key + AGE] = reading.age_s
     rows["action"] = _squeezed(side_by_side(grid.command, embodiment))
     rows["action.applied"] = _squeezed(side_by_side(grid.applied, embodiment))
     rows["action" + VALID] = np.all([grid.command[c.name].valid for c in embodiment.act], axis=0)
     return rows
+
+
+def _every_picture(reading: Reading, channel: Channel) -> NDArray[Any]:
+    """Pictures for a peer's reader, which wants one in every row: a black one where there is none."""
+    if reading.values.dtype != object:
+        return reading.values
+    black = encode_png(np.zeros(channel.shape, np.uint8))
+    return np.array([v if ok else black for v, ok in zip(reading.values, reading.valid, strict=True)], object)
 
 
 def side_by_side(readings: Mapping[str, Reading], embodiment: Embodiment) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ Ertl, arXiv 1902.04023, with the log-odds scale (its k2), which is finest where 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,8 +76,8 @@ def sketch_rows(rows: NDArray[Any]) -> Sketch:
     return total
 
 
-def sketch_pixels(images: NDArray[np.uint8]) -> Sketch:
-    """Sketch of [N, height, width, 3] images per colour, over all pixels, in 0..255: exact, by counting levels."""
+def sketch_pixels(images: Iterable[NDArray[np.uint8]]) -> Sketch:
+    """Sketch of [height, width, 3] images per colour, over all pixels, in 0..255: exact, by counting levels."""
     counts = np.zeros((3, 256), np.int64)
     for image in images:
         for colour in range(3):

@@ -8,35 +8,32 @@ episode is lost; `finish` turns the journal into the set and puts `meta/` in pla
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from hagane.intake.lerobot_files import DataFiles, IndexFiles, Rows, array, frame_columns, write_table
 from hagane.intake.lerobot_journal import Journal, disk_error, replace_file, sync_folder
 from hagane.intake.lerobot_layout import (
-    CHUNK_SIZE,
-    DATA_PATH,
-    EPISODES_PATH,
-    FILE_BYTES,
     Feature,
     arrow_schema,
     check_features,
     info_table,
     tasks_table,
 )
-from hagane.intake.lerobot_stats import STATS, Stats, StatsBuilder, plain
-from hagane.intake.picture import encode_png, is_encoded, plain_pictures
+from hagane.intake.lerobot_stats import StatsBuilder, StatsPart, plain, stats_part
+from hagane.intake.picture import is_encoded
 from hagane.terms import ConfigError, StoreError
 
-Rows = Mapping[str, NDArray[Any]]
-"""One episode: feature to [K, width], [K] for scalars, [K, H, W, 3] uint8 for images."""
+T = TypeVar("T")
+GROUP_BYTES = 16 << 20
+"""Bytes of episodes that are prepared together."""
 
 
 class LeRobotWriter:
@@ -99,7 +96,7 @@ class LeRobotWriter:
         """
         work = self.root / ".work"
         shutil.rmtree(work, ignore_errors=True)
-        write_set(work, self.features, self.fps, self._rows(), robot_type=self.robot_type, extra=self.extra)
+        write_set(work, self.features, self.fps, self._parts(), robot_type=self.robot_type, extra=self.extra)
         for name in ("data", "meta"):
             shutil.rmtree(self.root / name, ignore_errors=True)
             (work / name).rename(self.root / name)
@@ -109,17 +106,41 @@ class LeRobotWriter:
         (self.root / ".journal").unlink()
         return self.root
 
-    def _rows(self) -> Iterator[tuple[Rows, str]]:
-        for payload in self._journal.records():
-            table = pa.ipc.open_stream(payload).read_all()
-            yield _unbatch(table, self.features), table.schema.metadata[b"task"].decode()
+    def _parts(self) -> Iterator[SetPart]:
+        for payloads in grouped(self._journal.records(), len):
+            tables = [pa.ipc.open_stream(p).read_all() for p in payloads]
+            rows = [(_unbatch(t, self.features), t.schema.metadata[b"task"].decode()) for t in tables]
+            yield set_part(self.features, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class SetPart:
+    """Some consecutive episodes of a set, ready to be written: made anywhere by `set_part`, laid down in order."""
+
+    tables: tuple[pa.Table, ...]
+    """Each episode's own features."""
+    tasks: tuple[str, ...]
+    """Each episode's instruction."""
+    stats: StatsPart
+    """Their statistics."""
+
+
+def set_part(features: Mapping[str, Feature], episodes: Sequence[tuple[Rows, str]]) -> SetPart:
+    """The heavy half of writing: Arrow tables, encoded pictures, statistics.
+
+    Raises:
+        ConfigError: rows of another shape.
+        LogError: a picture that cannot be decoded.
+    """
+    tables = tuple(_batch(rows, features, task) for rows, task in episodes)
+    return SetPart(tables, tuple(task for _, task in episodes), stats_part(features, [rows for rows, _ in episodes]))
 
 
 def write_set(
     root: Path,
     features: Mapping[str, Feature],
     fps: int,
-    episodes: Iterable[tuple[Rows, str]],
+    parts: Iterable[SetPart],
     *,
     robot_type: str = "",
     extra: Mapping[str, Any] | None = None,
@@ -133,29 +154,28 @@ def write_set(
         StoreError: no episode, or the disk refuses.
     """
     check_writable(features, fps)
-    data = _DataFiles(root, features)
+    data = DataFiles(root, features)
     tasks: dict[str, int] = {}
     builder = StatsBuilder(features)
-    index: list[dict[str, Any]] = []
-    stats: list[Stats] = []
+    index = IndexFiles(root)
     try:
-        for number, (rows, task) in enumerate(episodes):
-            length = len(next(iter(rows.values())))
-            task_index = tasks.setdefault(task, len(tasks))
-            full = {**rows, **_frame_columns(length, number, data.frames, task_index, fps)}
-            stats.append(builder.add({k: plain_pictures(v) if is_encoded(v) else v for k, v in full.items()}))
-            start = data.frames
-            chunk, file = data.write(full)
-            index.append(_index_row(number, task, length, chunk, file, start))
+        for part in parts:
+            builder.add(part.stats)
+            for table, task, own in zip(part.tables, part.tasks, part.stats.episodes, strict=True):
+                number, length, start = index.episodes, len(table), data.frames
+                frames = frame_columns(length, number, start, tasks.setdefault(task, len(tasks)), fps)
+                stats = {**own, **builder.add_frames(frames)}
+                chunk, file = data.write(table, frames)
+                index.add(task, length, chunk, file, start, stats)
         data.close()
-        if not index:
+        index.flush()
+        if not index.episodes:
             raise StoreError("there is no episode to write", where=str(root))
-        _write_table(root / EPISODES_PATH.format(chunk_index=0, file_index=0), _episodes_table(index, stats))
-        _write_table(root / "meta" / "tasks.parquet", tasks_table(list(tasks)))
+        write_table(root / "meta" / "tasks.parquet", tasks_table(list(tasks)))
     except OSError as e:
         raise disk_error(e, root) from None
     replace_file(root / "meta" / "stats.json", json.dumps(plain(builder.total()), indent=1).encode())
-    info = info_table(features, fps, robot_type, len(index), data.frames, len(tasks), extra or {})
+    info = info_table(features, fps, robot_type, index.episodes, data.frames, len(tasks), extra or {})
     replace_file(root / "meta" / "info.json", json.dumps(info, indent=4).encode())
     return data.frames
 
@@ -169,104 +189,22 @@ def check_writable(features: Mapping[str, Feature], fps: int) -> None:
         raise ConfigError("video features are read, not written", next_step='use dtype "image"')
 
 
-class _DataFiles:
-    """data/chunk-*/file-*.parquet, one row group an episode, a new file when one is full."""
-
-    def __init__(self, root: Path, features: Mapping[str, Feature]) -> None:
-        self.root, self.features, self.schema = root, features, arrow_schema(features)
-        self.frames, self.files = 0, 0
-        self._path = root
-        self._writer: pq.ParquetWriter | None = None
-        self._file: Any = None
-
-    def write(self, rows: Rows) -> tuple[int, int]:
-        if self._writer is not None and self._file.tell() > FILE_BYTES:
-            self.close()
-        if self._writer is None:
-            self._open()
-        table = _table(rows, self.schema)
-        assert self._writer is not None
-        self._writer.write_table(table, row_group_size=max(len(table), 1))
-        self.frames += len(table)
-        return divmod(self.files - 1, CHUNK_SIZE)
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._writer = None
-
-    def _open(self) -> None:
-        chunk, file = divmod(self.files, CHUNK_SIZE)
-        self._path = self.root / DATA_PATH.format(chunk_index=chunk, file_index=file)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("wb")
-        self._writer = pq.ParquetWriter(self._file, self.schema, compression="snappy", use_dictionary=False)
-        self.files += 1
-
-
-def _frame_columns(length: int, number: int, first: int, task_index: int, fps: int) -> dict[str, NDArray[Any]]:
-    frames = np.arange(length, dtype=np.int64)
-    return {
-        "timestamp": (frames / fps).astype(np.float32),
-        "frame_index": frames,
-        "episode_index": np.full(length, number, np.int64),
-        "index": first + frames,
-        "task_index": np.full(length, task_index, np.int64),
-    }
-
-
-def _index_row(number: int, task: str, length: int, chunk: int, file: int, start: int) -> dict[str, Any]:
-    return {
-        "episode_index": number,
-        "tasks": [task],
-        "length": length,
-        "data/chunk_index": chunk,
-        "data/file_index": file,
-        "dataset_from_index": start,
-        "dataset_to_index": start + length,
-        "meta/episodes/chunk_index": 0,
-        "meta/episodes/file_index": 0,
-    }
-
-
-def _episodes_table(index: Sequence[Mapping[str, Any]], stats: Sequence[Stats]) -> pa.Table:
-    columns: dict[str, Any] = {key: [row[key] for row in index] for key in index[0]}
-    for name, one in stats[0].items():
-        for stat in STATS:
-            nested = one[stat].ndim == 3
-            values = [s[name][stat] for s in stats]
-            columns[f"stats/{name}/{stat}"] = [v.tolist() for v in values] if nested else _lists(values)
-    return pa.table(columns)
-
-
-def _lists(values: Sequence[NDArray[Any]]) -> pa.Array:
-    offsets = np.cumsum([0, *(len(v) for v in values)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(values)))
-
-
-def _write_table(path: Path, table: pa.Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as f:
-        pq.write_table(table, f, compression="snappy")
-        f.flush()
-        os.fsync(f.fileno())
+def grouped(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Consecutive items in groups of about `GROUP_BYTES`: a rule of the items alone, whoever works on them."""
+    group: list[T] = []
+    held = 0
+    for item in items:
+        group.append(item)
+        held += size(item)
+        if held >= GROUP_BYTES:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group
 
 
 def _table(rows: Rows, schema: pa.Schema) -> pa.Table:
-    return pa.table([_array(rows[f.name], f.type) for f in schema], schema=schema)
-
-
-def _array(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_struct(kind):
-        pictures = values if is_encoded(values) else [encode_png(v) for v in values]
-        return pa.array([{"bytes": p, "path": None} for p in pictures], kind)
-    if pa.types.is_fixed_size_list(kind):
-        flat = pa.array(np.ascontiguousarray(values).reshape(-1), kind.value_type)
-        return pa.FixedSizeListArray.from_arrays(flat, type=kind)
-    return pa.array(np.ascontiguousarray(values).reshape(-1), kind)
+    return pa.table([array(rows[f.name], f.type) for f in schema], schema=schema)
 
 
 def _batch(rows: Rows, features: Mapping[str, Feature], task: str) -> pa.Table:

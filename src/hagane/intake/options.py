@@ -30,11 +30,13 @@ class Options:
     day_first: bool | None = None
     """Order of 01/02/2026 in a CSV; None decides from the values, and refuses when they do not tell."""
     encoding: str = "utf-8"
-    """Text encoding of a CSV."""
+    """Text encoding of a CSV; where UTF-8 fails, UTF-16 and CP932 (Shift-JIS) are found if there is no doubt."""
     timezone: str = ""
     """IANA name ("Asia/Tokyo") of stamps that carry no zone; "" takes them as they stand."""
     messages: Path | None = None
     """Folder (or file) of ROS message definitions (.msg) that a bag does not carry itself."""
+    split: str = ""
+    """Part of a set that is taken ("train": a TFDS or LeRobot split, a robomimic mask); "" takes all."""
     keep_whole: bool = False
     """True takes what lies whole before the cut of a truncated log (drives of a CAN log, rows of a CSV, messages of
     an MCAP) and a finding says so; False refuses such a log."""
@@ -49,6 +51,7 @@ _KEYS = {
     "encoding": "encoding",
     "timezone": "timezone",
     "messages": "messages",
+    "split": "split",
 }
 
 

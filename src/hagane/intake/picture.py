@@ -7,7 +7,10 @@ a JPEG or a PNG. Encoded pictures stay encoded until a sample needs them, so an 
 from __future__ import annotations
 
 import io
+import itertools
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ from hagane.terms import LogError
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 MOST_PIXELS = 1 << 26
 """A picture that claims more pixels is refused before a byte of it is decoded."""
+PLAIN_BYTES = 1 << 27
+"""Decoded pictures of one stream of one episode that would take more memory are kept as JPEG (quality 95)."""
 
 
 def is_encoded(values: NDArray[Any]) -> bool:
@@ -107,35 +112,94 @@ def decode_picture(data: bytes, where: str = "picture") -> NDArray[np.uint8]:
         raise LogError(f"a picture cannot be decoded: {e}", where=where) from None
 
 
-def read_video(path: Path, times_s: NDArray[np.float64], tolerance_s: float) -> NDArray[np.uint8]:
-    """[K, H, W, 3] frames of a video nearest to K ascending times.
+def keep_pictures(frames: Iterator[NDArray[np.uint8]], count: int) -> NDArray[Any]:
+    """Pictures of one size as they come: plain, or as JPEG where `count` of them plain would take `PLAIN_BYTES`.
+
+    Returns:
+        [K, H, W, 3] uint8, or [K] objects of bytes; only one plain picture at a time is held then.
+    """
+    first = next(frames, None)
+    if first is None:
+        return np.zeros((0, 1, 1, 3), np.uint8)
+    rest = itertools.chain((first,), frames)
+    if count * first.nbytes <= PLAIN_BYTES:
+        return np.stack(list(rest))
+    encoded = [encode_jpeg(f) for f in rest]
+    return np.fromiter(encoded, object, len(encoded))
+
+
+def count_frames(path: Path) -> int:
+    """Frames of a video by its header, 0 where that does not say; nothing is decoded.
+
+    Raises:
+        LogError: the file is no video, or claims absurd sizes.
+    """
+    with _opened(path) as (_, stream):
+        return int(stream.frames)
+
+
+def read_video(path: Path, times_s: NDArray[np.float64], tolerance_s: float) -> NDArray[Any]:
+    """The frames of a video nearest to K times, decoded in one pass: see `keep_pictures`.
 
     Raises:
         LogError: the file is no video, or has no frame within the tolerance of some time.
     """
+    order = np.argsort(times_s, kind="stable")
+    with _opened(path) as (container, stream):
+        nearest = _nearest_frames(container, stream, times_s[order], tolerance_s, str(path))
+        kept = keep_pictures(nearest, len(times_s))
+    return kept[np.argsort(order, kind="stable")]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """A video's container and stream; what goes wrong inside becomes a LogError."""
     import av
 
-    stamps: list[float] = []
-    frames: list[NDArray[np.uint8]] = []
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
+            # a stream whose codec is damaged has neither
+            width, height = getattr(stream, "width", 0), getattr(stream, "height", 0)
+            if not 0 < width * height <= MOST_PIXELS:
+                raise LogError(f"the video claims {width} x {height} pixels", where=str(path))
             stream.thread_type = "AUTO"
-            first = max(float(times_s[0]) - tolerance_s, 0)
-            container.seek(int(first / float(stream.time_base or 1)), stream=stream, backward=True)
-            for frame in container.decode(stream):
-                if frame.time is None or frame.time < times_s[0] - tolerance_s:
-                    continue
-                if frame.time > times_s[-1] + tolerance_s:
-                    break
-                stamps.append(frame.time)
-                frames.append(frame.to_ndarray(format="rgb24"))
-    except (av.FFmpegError, IndexError, OSError) as e:
-        raise LogError(f"the video cannot be decoded: {e}", where=str(path)) from None
-    if not frames:
-        raise LogError(f"no frame between {times_s[0]:.3f} and {times_s[-1]:.3f} s", where=str(path))
-    at = np.abs(np.asarray(stamps)[None] - times_s[:, None]).argmin(1)
-    worst = float(np.abs(np.asarray(stamps)[at] - times_s).max())
-    if worst > tolerance_s:
-        raise LogError(f"a frame is {worst:.4f} s away from its time (tolerance {tolerance_s:g} s)", where=str(path))
-    return np.stack([frames[i] for i in at])
+            yield container, stream
+    except FileNotFoundError:
+        raise LogError("the video is missing", where=str(path), next_step="copy the set again") from None
+    except (av.FFmpegError, IndexError, OSError, ValueError) as e:
+        raise LogError(
+            f"the video cannot be decoded: {e}", where=str(path), next_step="copy it again from its source"
+        ) from None
+
+
+def _nearest_frames(
+    container: Any, stream: Any, times_s: NDArray[np.float64], tolerance_s: float, where: str
+) -> Iterator[NDArray[np.uint8]]:
+    """The frame nearest to each of K ascending times; frames are converted only when they are given."""
+    container.seek(int(max(times_s[0] - tolerance_s, 0) / float(stream.time_base or 1)), stream=stream, backward=True)
+    given, image = None, np.zeros((0,), np.uint8)
+
+    def pick(before: Any, after: Any, time_s: float) -> NDArray[np.uint8]:
+        nonlocal given, image
+        there = [f for f in (before, after) if f is not None]
+        best = min(there, key=lambda f: abs(f.time - time_s), default=None)
+        if best is None or abs(best.time - time_s) > tolerance_s:
+            away = "" if best is None else f", the nearest is at {best.time:.4f} s"
+            raise LogError(f"no frame at {time_s:.4f} s (tolerance {tolerance_s:g} s){away}", where=where)
+        if best is not given:
+            given, image = best, best.to_ndarray(format="rgb24")
+        return image
+
+    at, before = 0, None
+    for frame in container.decode(stream):
+        if frame.time is None:
+            continue
+        while at < len(times_s) and frame.time >= times_s[at]:
+            yield pick(before, frame, float(times_s[at]))
+            at += 1
+        if at == len(times_s):
+            return
+        before = frame
+    for time_s in times_s[at:]:
+        yield pick(before, None, float(time_s))

@@ -6,16 +6,13 @@ its most significant bit. Compared with cantools frame by frame in the tests.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.intake.frames import EXTENDED
 from hagane.intake.sources import nearest
 from hagane.terms import LogError
 
@@ -70,55 +67,6 @@ class Message:
     """Signals by name."""
 
 
-def load_dbc(path: Path) -> dict[str, Message]:
-    """Messages of a DBC file by name.
-
-    Raises:
-        LogError: missing file, no DBC, two messages of one name, or cantools is not installed.
-    """
-    try:
-        import cantools
-    except ImportError:
-        raise LogError(
-            "reading CAN definitions needs cantools", where=str(path), next_step='pip install "hagane[intake]"'
-        ) from None
-    # cantools warns of overlapping signals through logging; strict=False reads such files, as members have them
-    logging.getLogger("cantools").setLevel(logging.ERROR)
-    try:
-        text = _text(path.read_bytes())
-        database: Any = cantools.database.load_string(text, database_format="dbc", strict=False)
-    except FileNotFoundError:
-        raise LogError("no such DBC file", where=str(path), next_step="check --dbc") from None
-    except Exception as e:
-        # cantools raises many kinds for a damaged file; the message names the line
-        first = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise LogError(f"cannot be read as DBC: {first}", where=str(path), next_step="check --dbc") from None
-    messages: dict[str, Message] = {}
-    for m in database.messages:
-        ident = int(m.frame_id) | (EXTENDED if m.is_extended_frame else 0)
-        messages[m.name] = Message(m.name, ident, {s.name: _signal(s) for s in m.signals})
-    if not messages:
-        raise LogError("the DBC file defines no message", where=str(path), next_step="check --dbc")
-    return messages
-
-
-def _signal(s: Any) -> Signal:
-    return Signal(
-        name=s.name,
-        start=int(s.start),
-        length=int(s.length),
-        big_endian=s.byte_order == "big_endian",
-        signed=bool(s.is_signed),
-        is_float=bool(s.conversion.is_float),
-        scale=float(s.scale),
-        offset=float(s.offset),
-        unit=s.unit or "",
-        selector=s.multiplexer_signal or "",
-        selected_by=tuple(int(v) for v in s.multiplexer_ids or ()),
-        choices={int(k): str(v) for k, v in (s.choices or {}).items()},
-    )
-
-
 def find_signal(source: str, messages: Mapping[str, Message], where: str) -> list[tuple[Message, Signal]]:
     """Message and signal of "MESSAGE.SIGNAL", or of each term of a sum "MESSAGE.A + MESSAGE.B".
 
@@ -150,17 +98,24 @@ def find_signal(source: str, messages: Mapping[str, Message], where: str) -> lis
 
 
 def raw_values(data: NDArray[np.uint8], signal: Signal) -> NDArray[Any]:
-    """Raw integers (int64 or uint64) or floats of a signal; data [..., 8] to [...]."""
-    data = np.ascontiguousarray(data)
-    if signal.big_endian:
-        word = data.view(">u8")[..., 0].astype(np.uint64)
-        top = signal.start // 8 * 8 + 7 - signal.start % 8
-        shift = 64 - top - signal.length
-    else:
-        word = data.view("<u8")[..., 0].astype(np.uint64)
-        shift = signal.start
+    """Raw integers (int64 or uint64) or floats of a signal that lies within W bytes; data [..., W] to [...]."""
+    big = signal.big_endian
+    first = signal.start // 8 * 8 + 7 - signal.start % 8 if big else signal.start
+    byte = min(first // 8, data.shape[-1] - 8)
+    bit = first - 8 * byte
+    window = np.ascontiguousarray(data[..., byte : byte + 8])
+    word = window.view(">u8" if big else "<u8")[..., 0].astype(np.uint64)
     # to the top of the word and back down: drops the bits above, and extends the sign where there is one
-    word = word << np.uint64(64 - shift - signal.length)
+    if bit + signal.length <= 64:
+        word = word << np.uint64(bit if big else 64 - bit - signal.length)
+    else:
+        # a signal of an FD frame that touches nine bytes
+        ninth = data[..., byte + 8].astype(np.uint64)
+        if big:
+            word = (word << np.uint64(bit)) | (ninth >> np.uint64(8 - bit))
+        else:
+            word = (word >> np.uint64(bit)) | (ninth << np.uint64(64 - bit))
+            word = word << np.uint64(64 - signal.length)
     down = 64 - signal.length
     if signal.is_float:
         word = word >> np.uint64(down)
@@ -173,31 +128,26 @@ def raw_values(data: NDArray[np.uint8], signal: Signal) -> NDArray[Any]:
 def decode(
     data: NDArray[np.uint8], lengths: NDArray[np.uint8], message: Message, signal: Signal
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Physical values of one signal, and where it is present; data [..., 8], lengths [...] bytes, both to [...].
+    """Physical values of one signal, and where it is present; data [..., W], lengths [...] bytes, both to [...].
 
-    Absent (value NaN): the frame is too short for the signal, or the multiplexer selects others.
-
-    Raises:
-        LogError: the signal lies beyond 8 bytes (CAN FD), or its multiplexer is itself multiplexed.
+    Absent (value NaN): the frame is too short for the signal, or a multiplexer selects others.
     """
-    where = f"{message.name}.{signal.name}"
-    if signal.last_byte > 7:
-        raise LogError("the signal lies beyond 8 bytes", where=where, next_step="CAN FD is not read yet")
-    values = raw_values(data, signal).astype(np.float64) * signal.scale + signal.offset
     present = lengths > signal.last_byte
-    if signal.selector:
-        selector = message.signals[signal.selector]
-        if selector.selector:
-            raise LogError("the signal is multiplexed twice", where=where, next_step="not read yet")
-        present = present & np.isin(raw_values(data, selector), np.array(signal.selected_by))
+    if signal.last_byte >= data.shape[-1]:
+        return np.full(data.shape[:-1], np.nan), np.asarray(present)
+    values = raw_values(data, signal).astype(np.float64) * signal.scale + signal.offset
+    below = signal
+    for _ in range(len(message.signals)):
+        if not below.selector:
+            break
+        # a multiplexer may itself be multiplexed
+        selector = message.signals[below.selector]
+        if selector.last_byte >= data.shape[-1]:
+            present = np.zeros_like(present)
+            break
+        chosen = np.isin(raw_values(data, selector), np.array(below.selected_by))
+        present = present & (lengths > selector.last_byte) & chosen
+        below = selector
     if not present.all():
         values[~present] = np.nan
     return values, present
-
-
-def _text(data: bytes) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        # what most DBC editors write
-        return data.decode("cp1252", "replace")

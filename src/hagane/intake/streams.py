@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.terms import Episode, Finding
+from hagane.terms import Episode, Finding, LogError
 
 
 def on_episode_clock(episode: Episode) -> Episode:
@@ -32,3 +33,24 @@ def nearest_index(times_ns: NDArray[np.int64], at_ns: NDArray[np.int64]) -> tupl
     left = np.maximum(right - 1, 0)
     index = np.where(at_ns - times_ns[left] <= times_ns[right] - at_ns, left, right)
     return index.astype(np.int64), np.abs(times_ns[index] - at_ns)
+
+
+def number_times(stamps: NDArray[Any], where: str) -> NDArray[np.int64]:
+    """[N] nanoseconds out of numeric stamps: seconds, or by their size whole ms, us or ns since 1970.
+
+    Raises:
+        LogError: a stamp that is no number, or beyond the year 2262.
+    """
+    if not np.isfinite(stamps).all():
+        row = int(np.argmax(~np.isfinite(stamps)))
+        raise LogError(
+            "a time stamp is not a number", where=f"{where}, row {row}", next_step="repair or remove the row"
+        )
+    size = float(np.abs(stamps).max()) if len(stamps) else 0.0
+    factor = 1 if size > 1e17 else 1_000 if size > 1e14 else 1_000_000 if size > 1e11 else 10**9
+    if size * factor > 9e18:
+        raise LogError("times are beyond the year 2262", where=where)
+    if stamps.dtype.kind in "iu":
+        return np.asarray(stamps.astype(np.int64) * factor)
+    whole = np.floor(stamps)
+    return np.asarray(whole.astype(np.int64) * factor + np.rint((stamps - whole) * factor).astype(np.int64))

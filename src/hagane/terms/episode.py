@@ -46,8 +46,19 @@ class Stream:
 
 
 FindingKind = Literal[
-    "duplicate", "missing", "clock-jump", "stuck", "nan", "out-of-range", "unit-mismatch", "truncated", "unmapped"
+    "duplicate",
+    "missing",
+    "clock-jump",
+    "stuck",
+    "nan",
+    "out-of-range",
+    "unit-mismatch",
+    "truncated",
+    "unmapped",
+    "bad-quality",
+    "note",
 ]
+"""What a check can see. "note" is no fault: something the reader had to find out or measure, and says."""
 
 
 @dataclass(frozen=True)

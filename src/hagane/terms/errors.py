@@ -30,9 +30,17 @@ class HaganeError(Exception):
         self.what, self.where, self.next_step = what, where, next_step
         super().__init__(str(self))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # an error of a worker process arrives with its parts
+        return _again, (type(self), self.what, self.where, self.next_step)
+
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
         return f"{text}\n  next: {self.next_step}" if self.next_step else text
+
+
+def _again(kind: type[HaganeError], what: str, where: str, next_step: str) -> HaganeError:
+    return kind(what, where=where, next_step=next_step)
 
 
 class ConfigError(HaganeError):

@@ -79,3 +79,7 @@ class Batch:
     """Optimiser step this batch belongs to."""
     parts: tuple[Part, ...]
     """One part an embodiment present, in the order of names."""
+    rank: int = 0
+    """Whose share this is."""
+    ranks: int = 1
+    """Shares that the step's samples are divided into: this is every `ranks`-th sample of each part."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from hagane.engine import Layout, StepConfig
 from hagane.model.config import Head
@@ -51,6 +52,10 @@ class TrainConfig:
     """Steps between looks at episodes that training never sees."""
     held_out_samples: int = 384
     """Samples of each such look."""
+    pictures: Literal["jpeg", "video"] = "jpeg"
+    """How the training cache keeps pictures: "video" takes a fifteenth of the disk and draws from pools of episodes."""
+    loader_workers: int = 0
+    """Threads that make batches ahead of time; 0 makes each when it is needed."""
     init_vision: str = ""
     """A safetensors file whose patch embedding starts the image path; empty for none."""
 
@@ -62,6 +67,8 @@ class TrainConfig:
             raise ConfigError(f"weights for data sets that are not trained on: {', '.join(stray)}")
         if min(self.samples_per_step, self.save_every, self.keep, self.held_out_every, self.step.steps) < 1:
             raise ConfigError("samples_per_step, save_every, keep, held_out_every and steps must be at least 1")
+        if self.loader_workers < 0:
+            raise ConfigError("loader_workers cannot be negative")
         if self.purpose not in ("anchor", "member-training", "finetune", "distil"):
             raise ConfigError(f"purpose {self.purpose!r} trains nothing", next_step='use "anchor" or "member-training"')
 

@@ -35,7 +35,14 @@ def open_data(catalog: Catalog, config: TrainConfig) -> CatalogData:
     """
     mixture = Mixture(config.shares, config.temperature, config.seed)
     purpose, names = config.purpose, list(config.datasets)
-    train = Loader(catalog, names, mixture, purpose=purpose, samples_per_step=config.samples_per_step)
+    train = Loader(
+        catalog,
+        names,
+        mixture,
+        purpose=purpose,
+        samples_per_step=config.samples_per_step,
+        pictures=config.pictures,
+    )
     columns = list(train.datasets.values())
     held_out = Loader(
         columns, names, mixture, purpose=purpose, samples_per_step=config.held_out_samples, split="held-out"

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from hagane.catalog import Ahead
 from hagane.engine import (
     Engine,
     check_layout,
@@ -23,22 +24,34 @@ from hagane.engine import (
     save_checkpoint,
     take_loads,
     train_step,
+    world_size,
 )
-from hagane.model import Generalist, ModelConfig, latest, make_config
-from hagane.terms import CheckpointError, RunRecord, TrainingError, digest_value
+from hagane.model import Generalist, ModelConfig, make_config
+from hagane.terms import Batch, CheckpointError, RunRecord, digest_value
+from hagane.train.changes import check_cursor, checkpoint_of, joined_record, shape_for, without_mixture
 from hagane.train.config import TrainConfig, vision_file
 from hagane.train.data import CatalogData
 from hagane.train.run import MetricsFile, begin_run, make_record, write_record
 
 
-def build_model(config: TrainConfig, data: CatalogData) -> Generalist:
-    """A fresh model for the config: weights from its seed, normaliser from the data's statistics."""
-    shape = make_config(config.size, data.embodiments, head=config.head)
-    if config.experts:
-        shape = ModelConfig(config.size, shape.embodiments, dict(config.experts), config.head)
+def build_model(config: TrainConfig, data: CatalogData, shape: ModelConfig | None = None) -> Generalist:
+    """A fresh model: weights from the config's seed, normaliser from the data's statistics.
+
+    Args:
+        config: the run's.
+        data: its machines and statistics.
+        shape: of a checkpoint that will be loaded into it, normaliser included.
+    """
+    fresh = shape is None
+    if shape is None:
+        shape = make_config(config.size, data.embodiments, head=config.head)
+        if config.experts:
+            shape = ModelConfig(config.size, shape.embodiments, dict(config.experts), config.head)
     model = Generalist(shape)
     model.reset_parameters(config.seed)
-    model.fit_normaliser(data.stats)
+    if fresh:
+        # a run that goes on keeps its scales, whatever data came or went
+        model.fit_normaliser(data.stats)
     if path := vision_file(config):
         init_vision(model, path)
     return model
@@ -85,11 +98,15 @@ def train(
         TrainingError: the data changed since the checkpoint, the disk is full, the loss is not finite.
     """
     check_layout(config.layout)
-    engine = Engine(build_model(config, data).to(device_for(config.device)), config.step, config.seed)
+    found = checkpoint_of(folder) if resume else None
+    shape = shape_for(found, data.embodiments) if found else None
+    engine = Engine(build_model(config, data, shape).to(device_for(config.device)), config.step, config.seed)
     record = make_record(folder, config, data.lineage)
-    cursor = {"data": data.train.digest, "config": digest_value(config)}
-    if resume:
-        _go_on(folder, engine, cursor)
+    cursor = {**data.train.cursor, "settings": digest_value(without_mixture(config))}
+    if found:
+        manifest = load_engine(found, engine)
+        check_cursor(folder, manifest, cursor)
+        record = joined_record(manifest.record, record)
     elif rank() == 0:
         begin_run(folder, config)
     if rank() == 0:
@@ -97,8 +114,13 @@ def train(
     metrics = MetricsFile(folder / "metrics.jsonl", engine.step) if rank() == 0 else None
     started = time.monotonic()
     first = engine.step
+
+    def mine(step: int) -> Batch:
+        return data.train.at(step, rank(), world_size())
+
+    batches = Ahead(mine, config.loader_workers, last=config.step.steps)
     while engine.step < config.step.steps:
-        line = _one_step(engine, config, data)
+        line = _one_step(engine, config, data, batches.at(engine.step))
         line["seconds"] = time.monotonic() - started
         line["samples_per_s"] = (engine.step - first) * config.samples_per_step / line["seconds"]
         if metrics is not None:
@@ -109,12 +131,13 @@ def train(
                 record = replace(record, steps=engine.step, checkpoint_id=manifest.id)
                 write_record(folder, record)
                 _keep_newest(folder / "checkpoints", config.keep)
+    batches.close()
     return record
 
 
-def _one_step(engine: Engine, config: TrainConfig, data: CatalogData) -> dict[str, Any]:
+def _one_step(engine: Engine, config: TrainConfig, data: CatalogData, batch: Batch) -> dict[str, Any]:
     line: dict[str, Any] = {"step": engine.step + 1}
-    line.update(train_step(engine, data.train.at(engine.step)))
+    line.update(train_step(engine, batch))
     loads = take_loads(engine.model, config.step.balance_rate)
     looks = engine.step % config.held_out_every == 0 or engine.step == config.step.steps
     if looks:
@@ -123,22 +146,6 @@ def _one_step(engine: Engine, config: TrainConfig, data: CatalogData) -> dict[st
         look = evaluate_loss(engine.model, data.held_out.at(0), config.seed)
         line.update({f"held_out/{name}": value for name, value in look.items()})
     return line
-
-
-def _go_on(folder: Path, engine: Engine, cursor: Mapping[str, str]) -> None:
-    found = latest(folder / "checkpoints")
-    if found is None:
-        raise TrainingError(
-            "no complete checkpoint to resume from", where=str(folder), next_step="start without --resume"
-        )
-    manifest = load_engine(found, engine)
-    for what, digest in cursor.items():
-        if manifest.cursor.get(what) != digest:
-            raise TrainingError(
-                f"the {what} changed since this run's checkpoint",
-                where=str(found),
-                next_step="resume with the same data sets, mixture and settings, or start a new run",
-            )
 
 
 def _keep_newest(folder: Path, keep: int) -> None:

@@ -1,0 +1,65 @@
+"""The training caches of a catalog: one a data set and way of keeping pictures, built again where they are absent."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hagane.catalog.columns import PICTURE_MODES, Columns, PictureMode, is_current, open_columns
+from hagane.catalog.columns_write import prepare_rows, write_columns
+from hagane.catalog.store import StoredSet
+from hagane.intake.lerobot_grid import align, instruction
+
+
+@dataclass(frozen=True)
+class Caches:
+    """The folder `cache/` of a catalog."""
+
+    root: Path
+    """The folder."""
+    locked: Callable[[], AbstractContextManager[None]]
+    """One writer at a time."""
+
+    def columns(self, stored: StoredSet, pictures: PictureMode) -> Columns:
+        """Training columns of a data set, built from the canonical set where there are none.
+
+        Raises:
+            CorruptError: stored bytes differ from their digest; names the file.
+            StoreError: the disk refuses.
+        """
+        machine, name, digest = stored.embodiment(), stored.folder.name, str(stored.record["digest"])
+        folder = self._folder(stored, pictures)
+        if not is_current(folder):
+            made = (
+                prepare_rows(e.id, instruction(e, machine), align(e, machine), machine, pictures)
+                for e in stored.episodes()
+            )
+            with self.locked():
+                if not is_current(folder):  # another process may have built it meanwhile
+                    write_columns(folder, name, digest, machine, made, pictures)
+        return open_columns(folder, machine)
+
+    def put(self, stored: StoredSet, made: Path) -> None:
+        """Rename a finished cache of JPEGs into place."""
+        folder = self._folder(stored, "jpeg")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made.rename(folder)
+
+    def verify(self, stored: StoredSet) -> None:
+        """Check every byte of the caches of a data set.
+
+        Raises:
+            CorruptError: names file and episode.
+        """
+        for mode in PICTURE_MODES:
+            folder = self._folder(stored, mode)
+            if folder.exists():
+                open_columns(folder, stored.embodiment()).verify()
+
+    def _folder(self, stored: StoredSet, pictures: PictureMode) -> Path:
+        ending = "" if pictures == "jpeg" else f"-{pictures}"
+        return self.root / f"{stored.folder.name}-{stored.record['digest'][:16]}{ending}"

@@ -1,0 +1,128 @@
+"""Where conversion runs: here, on a pool of processes, or on a Ray cluster. The results are the same bytes.
+
+Work is a pure function of one item, results come back in the order of the items, and no more items are under way than
+the engine has hands for, so memory stays bounded and nothing depends on who was faster.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any, Literal, TypeVar
+
+from hagane.terms import ConfigError, StoreError
+
+T = TypeVar("T")
+R = TypeVar("R")
+EngineName = Literal["pool", "ray"]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many hands, and whose.
+
+    Raises:
+        ConfigError: fewer than no hands.
+    """
+
+    jobs: int = 1
+    """Processes; 1 works in this one, 0 takes one a core."""
+    engine: EngineName = "pool"
+    """pool (this machine) or ray (a cluster; `ray start` joins machines, all of which see the same folders)."""
+
+    def __post_init__(self) -> None:
+        if self.jobs < 0 or self.engine not in ("pool", "ray"):
+            raise ConfigError(f"cannot work with {self.jobs} jobs on {self.engine!r}", next_step="engines: pool, ray")
+
+    @property
+    def hands(self) -> int:
+        """Items under way at once."""
+        return self.jobs or os.cpu_count() or 1
+
+
+Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+"""(function, items) to results in the order of the items."""
+
+
+@contextmanager
+def working(workers: Workers) -> Iterator[Mapper]:
+    """A mapper on these workers, which are started when first needed and leave with the context.
+
+    Raises:
+        ConfigError: Ray is asked for and not installed.
+        StoreError: a worker died.
+    """
+    if workers.engine == "ray":
+        with _ray(workers.hands) as mapper:
+            yield mapper
+    elif workers.hands == 1:
+        yield map
+    else:
+        # spawned, not forked: this process may have threads
+        with ProcessPoolExecutor(workers.hands, get_context("spawn")) as pool:
+
+            def submit(function: Callable[[T], R], item: T) -> Future[R]:
+                return pool.submit(function, item)
+
+            def result(future: Future[R]) -> R:
+                try:
+                    return future.result()
+                except BrokenProcessPool:
+                    raise StoreError(
+                        "a worker process died",
+                        next_step="run the same command again, it goes on where it was; fewer --jobs need less memory",
+                    ) from None
+
+            yield lambda function, items: _ordered(submit, result, function, items, 2 * workers.hands)
+
+
+def _ordered(
+    submit: Callable[[Any, Any], Any],
+    result: Callable[[Any], Any],
+    function: Callable[[T], R],
+    items: Iterable[T],
+    most: int,
+) -> Iterator[R]:
+    """Results in order, with at most `most` items under way."""
+    waiting: deque[Any] = deque()
+    for item in items:
+        waiting.append(submit(function, item))
+        if len(waiting) >= most:
+            yield result(waiting.popleft())
+    while waiting:
+        yield result(waiting.popleft())
+
+
+@contextmanager
+def _ray(hands: int) -> Iterator[Mapper]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError(
+            "the engine ray is not installed", where="--engine", next_step='pip install "hagane[ray]"'
+        ) from None
+    started = not ray.is_initialized()
+    if started:
+        ray.init(num_cpus=hands, include_dashboard=False, log_to_driver=False, configure_logging=False)
+
+    def submit(function: Callable[[Any], Any], item: Any) -> Any:
+        return ray.remote(function).remote(item)
+
+    def result(reference: Any) -> Any:
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayTaskError as e:
+            raise e.cause from None
+
+    try:
+        yield lambda function, items: _ordered(submit, result, function, items, 2 * hands)
+    finally:
+        if started:
+            ray.shutdown()

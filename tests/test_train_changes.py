@@ -1,0 +1,136 @@
+"""A run that goes on: with other ranks and workers, and with data that was added or withdrawn on record."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hagane.cli import main
+from hagane.engine import StepConfig
+from hagane.model import latest, read_manifest
+from hagane.seal import Ledger
+from hagane.terms import dump_toml
+from hagane.train import TrainConfig, read_lines
+from hagane.train.changes import changes_of
+from tests.catalog_fixture import ARM, episodes, filled, make_home
+
+FIRST = TrainConfig(
+    datasets=("arm-demo", "road-demo"),
+    samples_per_step=8,
+    step=StepConfig(steps=8, warmup=2),
+    save_every=4,
+    held_out_every=8,
+    held_out_samples=8,
+)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """Two members' sets, a second set of the arm, and a machine that the first run never sees."""
+    filled(tmp_path, {"arm": 6, "road": 6, "mill": 6})
+    home = make_home(tmp_path)
+    signed = home.contract(ARM, "arm-demo", "arm-more")
+    home.catalog().add("arm-more", ARM, signed, episodes(ARM, 6, first=20))
+    home.catalog().renew("arm-demo", signed)
+    (tmp_path / "first.toml").write_text(dump_toml(FIRST))
+    return tmp_path
+
+
+def run(site: Path, *more: str) -> int:
+    return main(["train", "--home", str(site), "--run", str(site / "runs" / "it"), *more])
+
+
+def loss_lines(site: Path) -> list[float]:
+    return [line["loss"] for line in read_lines(site / "runs" / "it" / "metrics.jsonl")]
+
+
+def halfway(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that stops after its first checkpoint, at step 4."""
+    import hagane.train.loop as loop
+
+    real = loop.save_checkpoint
+
+    def stop(*args: object) -> object:
+        real(*args)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_checkpoint", stop)
+    assert run(site, "--config", str(site / "first.toml")) == 130
+    monkeypatch.undo()
+
+
+def changed(site: Path, **fields: object) -> str:
+    (site / "new.toml").write_text(dump_toml(replace(FIRST, **fields)))  # type: ignore[arg-type]
+    return str(site / "new.toml")
+
+
+def test_data_may_be_added_and_withdrawn_on_record(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    halfway(site, monkeypatch)
+    new = changed(site, datasets=("arm-demo", "arm-more"), weights={"arm-demo": 1.0, "arm-more": 3.0})
+    assert run(site, "--resume", "--config", new) == 0
+    assert "from step 4 on: arm-demo, arm-more" in capsys.readouterr().out
+    (change,) = changes_of(site / "runs" / "it")
+    assert (change.step, change.added, change.withdrawn) == (4, ("arm-more",), ("road-demo",))
+    record = json.loads((site / "runs" / "it" / "record.json").read_text())
+    assert set(record["datasets"]) == {"arm-demo", "arm-more", "road-demo"}  # what was read once stays on record
+    assert set(record["owners"].values()) == {"member-robots", "member-cars"}
+    newest = latest(site / "runs" / "it" / "checkpoints")
+    assert newest is not None and read_manifest(newest).record.datasets == record["datasets"]
+    assert len(loss_lines(site)) == 8
+    assert [e.body["step"] for e in Ledger(site / "ledger.jsonl").entries() if e.kind == "mixture"] == [4]
+
+
+def test_a_killed_run_goes_on_with_the_change_it_recorded(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    halfway(site, monkeypatch)
+    new = changed(site, datasets=("arm-demo", "arm-more"))
+    import hagane.cli.train as cli
+
+    real = cli.ranks
+    monkeypatch.setattr(cli, "ranks", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run(site, "--resume", "--config", new) == 130  # killed after the change was written down, before a step
+    monkeypatch.setattr(cli, "ranks", real)
+    assert run(site, "--resume") == 0
+    assert len(loss_lines(site)) == 8 and len(changes_of(site / "runs" / "it")) == 1
+
+
+def test_an_unrecorded_change_is_refused(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    halfway(site, monkeypatch)
+    (site / "runs" / "it" / "config.toml").write_text(dump_toml(replace(FIRST, temperature=2.0)))
+    assert run(site, "--resume") == 1
+    said = capsys.readouterr().err
+    assert "the mixture changed since this run's checkpoint at step 4" in said and "--resume --config" in said
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"seed": 3}, "may change its data and mixture only, not seed"),
+        ({"step": StepConfig(steps=9, warmup=2)}, "not step"),
+        ({"datasets": ("arm-demo", "mill-demo")}, "machine 'mill' is not known to these weights"),
+    ],
+)
+def test_what_a_change_may_not_touch(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fields: dict, message: str
+) -> None:
+    halfway(site, monkeypatch)
+    before = (site / "runs" / "it" / "config.toml").read_bytes()
+    assert run(site, "--resume", "--config", changed(site, **fields)) == 1
+    assert message in capsys.readouterr().err
+    assert (site / "runs" / "it" / "config.toml").read_bytes() == before and not changes_of(site / "runs" / "it")
+
+
+def test_resumed_on_other_ranks_and_workers_the_losses_stay(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["train", "--home", str(site), "--run", str(site / "one"), "--config", str(site / "first.toml")]) == 0
+    whole = [line["loss"] for line in read_lines(site / "one" / "metrics.jsonl")]
+    halfway(site, monkeypatch)
+    ahead = (site / "runs" / "it" / "config.toml").read_text().replace("loader_workers = 0", "loader_workers = 2")
+    (site / "runs" / "it" / "config.toml").write_text(ahead)
+    assert run(site, "--resume", "--nproc", "2") == 0
+    assert loss_lines(site) == pytest.approx(whole, rel=2e-4)
