@@ -15,7 +15,7 @@ DEMO_READY := $(VENV)/.ready-intake-worlds
 DEV_READY := $(VENV)/.ready-dev-intake-mdf-opcua-worlds
 SETUP := pyproject.toml constraints.txt scripts/setup.py scripts/setup.sh
 
-.PHONY: help demo test test-all check floors names bench bench-lerobot setup clean
+.PHONY: help demo test test-all check floors names bench bench-data bench-lerobot setup clean
 
 help:
 	@echo "make demo           the whole loop on this machine: logs to a driven machine and a report, in ten minutes"
@@ -23,6 +23,7 @@ help:
 	@echo "make test-all       the slow ones too"
 	@echo "make check          ruff, mypy, and the floors of the house"
 	@echo "make bench          measurements under bench/"
+	@echo "make bench-data     training data beside LeRobot, Lance, WebDataset and HDF5 (six minutes; three environments)"
 	@echo "make bench-lerobot  our LeRobot sets in the peer's own loader, in an environment of its own"
 	@echo "make names          write tests/public_names.txt again after a public name was added on purpose"
 	@echo "make setup          only the environment in $(VENV)"
@@ -63,9 +64,12 @@ names: $(DEV_READY)
 bench: $(DEV_READY)
 	@sh scripts/bench.sh "$(PY)"
 
+bench-data: $(DEV_READY)
+	@sh scripts/bench_data.sh "$(PY)" $(BENCH_DATA)
+
 bench-lerobot: $(DEV_READY)
 	@sh scripts/bench_lerobot.sh "$(PY)"
 
 clean:
-	rm -rf .venv .venv-lerobot .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-lerobot .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
