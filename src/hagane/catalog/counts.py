@@ -97,7 +97,7 @@ def _differences(root: Path, info: dict[str, Any]) -> Iterator[tuple[int, str]]:
 
 def _data(root: Path, info: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
     """Rows of every data file against the episodes that should lie in it, and their times against fps."""
-    template = check_template(info["data_path"], "info.json")
+    template = check_template(info["data_path"], ("chunk_index", "file_index"), "info.json")
     files: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for r in rows:
         files.setdefault((int(r["data/chunk_index"]), int(r["data/file_index"])), []).append(r)
@@ -124,7 +124,7 @@ def _data(root: Path, info: dict[str, Any], rows: list[dict[str, Any]]) -> Itera
 
 def _videos(root: Path, info: dict[str, Any], rows: list[dict[str, Any]], key: str) -> Iterator[tuple[int, str]]:
     """Frames of every video file against the episodes that should lie in it."""
-    template = check_template(info["video_path"], "info.json")
+    template = check_template(info["video_path"], ("chunk_index", "file_index", "video_key"), "info.json")
     files: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for r in rows:
         place = (int(r[f"videos/{key}/chunk_index"]), int(r[f"videos/{key}/file_index"]))
