@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from hagane.catalog.split import load_split
 from hagane.cli import main
+from hagane.cli.site import open_catalog
 from hagane.engine import StepConfig
 from hagane.model import latest, read_manifest
 from hagane.seal import Ledger
-from hagane.terms import dump_toml
-from hagane.train import TrainConfig, read_lines
+from hagane.terms import ConfigError, dump_toml
+from hagane.train import TrainConfig, open_data, read_lines
 from hagane.train.changes import changes_of
 from tests.catalog_fixture import ARM, episodes, filled, make_home
 
@@ -134,3 +136,22 @@ def test_resumed_on_other_ranks_and_workers_the_losses_stay(site: Path, monkeypa
     (site / "runs" / "it" / "config.toml").write_text(ahead)
     assert run(site, "--resume", "--nproc", "2") == 0
     assert loss_lines(site) == pytest.approx(whole, rel=2e-4)
+
+
+def test_a_division_by_site_or_episode_is_kept(site: Path) -> None:
+    args = ["catalog", "split", "arm-demo", "arm-more", "road-demo", "--share", "0.4", "--home", str(site)]
+    assert main([*args, "--out", str(site / "split.toml")]) == 0
+    divided = load_split(site / "split.toml")
+    config = replace(FIRST, datasets=("arm-demo", "arm-more", "road-demo"), split=str(site / "split.toml"))
+    data = open_data(open_catalog(site), config)
+    for side, loader in (("held", data.held_out), ("train", data.train)):
+        for name, ids in loader.episodes.items():
+            assert ids and all(((name, i) in divided.held) == (side == "held") for i in ids)
+    assert data.train.cursor != open_data(open_catalog(site), replace(config, split="")).train.cursor
+    # a data set that is held as a whole is not trained on, and the others are
+    whole = replace(divided.sets[1], held=tuple(data.train.episodes["arm-more"] + data.held_out.episodes["arm-more"]))
+    (site / "other.toml").write_text(dump_toml(replace(divided, sets=(divided.sets[0], whole, divided.sets[2]))))
+    data = open_data(open_catalog(site), replace(config, split=str(site / "other.toml")))
+    assert set(data.train.counts) == {"arm-demo", "road-demo"} and len(data.held_out.episodes["arm-more"]) == 6
+    with pytest.raises(ConfigError, match="does not cover data set 'mill-demo'"):
+        open_data(open_catalog(site), replace(config, datasets=("arm-demo", "mill-demo")))

@@ -18,9 +18,10 @@ from hagane.catalog.columns import Columns, PictureMode
 from hagane.catalog.mixture import Mixture
 from hagane.catalog.order import word
 from hagane.catalog.samples import gather, joined, make_source
+from hagane.catalog.split import Split, split_of
 from hagane.terms import Batch, ConfigError, Embodiment, StoreError, digest_value
 
-Split = Literal["train", "held-out"]
+Side = Literal["train", "held-out"]
 HELD_OUT = 0.05
 """Share of episodes held out, by a hash of their id."""
 
@@ -37,6 +38,7 @@ class Loader:
         split: "train", or "held-out": whole episodes, about 5%, never seen in training.
         pictures: "jpeg", or "video" for little disk; ignored when columns are given.
         next_pictures: False spares the decoding of each sample's next pictures, which the second loss predicts.
+        divided: which episodes are held out, by `hagane catalog split`; None holds out by a hash of their ids.
 
     Raises:
         Refused: a contract does not permit the purpose.
@@ -52,9 +54,10 @@ class Loader:
         *,
         purpose: str,
         samples_per_step: int,
-        split: Split = "train",
+        split: Side = "train",
         pictures: PictureMode = "jpeg",
         next_pictures: bool = True,
+        divided: Split | None = None,
     ) -> None:
         if isinstance(catalog, Catalog):
             opened: Sequence[Columns] = [catalog.columns(n, purpose, pictures) for n in sorted(datasets)]
@@ -62,15 +65,19 @@ class Loader:
             opened = catalog
         if split not in ("train", "held-out"):
             raise ConfigError(f"there is no split {split!r}", next_step="use train or held-out")
-        self._next_pictures = next_pictures
+        self._next_pictures, self._divided = next_pictures, divided
         self.mixture, self.split, self.samples_per_step = mixture, split, samples_per_step
+        self.opened = tuple(opened)
+        """Columns of all the data sets, those without a sample on this side too."""
         self.datasets: dict[str, Columns] = {c.name: c for c in sorted(opened, key=lambda c: c.name)}
         if not self.datasets or len(self.datasets) < len(opened):
             raise ConfigError("a loader needs data sets, each once")
         mixture.shares(list(self.datasets))
-        self._sources = {n: make_source(c, kept(c, split), mixture.seed, split) for n, c in self.datasets.items()}
-        if split == "held-out":
-            # a data set of a single episode has nothing to hold out, and the others still do
+        self._sources = {
+            n: make_source(c, kept(c, split, divided), mixture.seed, split) for n, c in self.datasets.items()
+        }
+        if split == "held-out" or divided is not None:
+            # a data set of a single episode has nothing to hold out, a held site nothing to train on; others do
             mixture = self._drop_empty(mixture)
         for name, source in self._sources.items():
             if not len(source.usable):
@@ -96,6 +103,7 @@ class Loader:
             "samples_per_step": self.samples_per_step,
             "split": self.split,
             "videos": videos,
+            "divided": digest_value(self._divided) if self._divided else "",
         }
         return {"data": digest_value({n: c.digest for n, c in self.datasets.items()}), "mixture": digest_value(mixed)}
 
@@ -164,7 +172,15 @@ def held_out(episode_ids: Sequence[str]) -> NDArray[np.bool_]:
     return out
 
 
-def kept(columns: Columns, split: Split) -> NDArray[np.bool_]:
-    """[E] episodes of a split."""
-    out_E = held_out(columns.episode_ids)
+def kept(columns: Columns, split: Side, divided: Split | None = None) -> NDArray[np.bool_]:
+    """[E] episodes of a side.
+
+    Raises:
+        ConfigError: the division does not know the data set, or knew it with other content.
+    """
+    if divided is not None:
+        sides = split_of(divided, columns.name, columns.digest, columns.episode_ids)
+        out_E = np.array([side == "held" for side in sides], np.bool_)
+    else:
+        out_E = held_out(columns.episode_ids)
     return out_E if split == "held-out" else ~out_E

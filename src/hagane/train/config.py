@@ -56,6 +56,9 @@ class TrainConfig:
     """How the training cache keeps pictures: "video" takes a fifteenth of the disk and draws from pools of episodes."""
     loader_workers: int = 0
     """Threads that make batches ahead of time; 0 makes each when it is needed."""
+    split: str = ""
+    """A file of `hagane catalog split` that says which episodes or sites are held out; empty holds out a twentieth of
+    the episodes of each data set."""
     init_vision: str = ""
     """A safetensors file whose patch embedding starts the image path; empty for none."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from hagane.catalog import Catalog, Loader, Mixture
+from hagane.catalog.split import load_split
 from hagane.terms import ChannelStats, Embodiment
 from hagane.train.config import TrainConfig
 
@@ -35,6 +37,7 @@ def open_data(catalog: Catalog, config: TrainConfig) -> CatalogData:
     """
     mixture = Mixture(config.shares, config.temperature, config.seed)
     purpose, names = config.purpose, list(config.datasets)
+    divided = load_split(Path(config.split)) if config.split else None
     train = Loader(
         catalog,
         names,
@@ -42,10 +45,19 @@ def open_data(catalog: Catalog, config: TrainConfig) -> CatalogData:
         purpose=purpose,
         samples_per_step=config.samples_per_step,
         pictures=config.pictures,
+        divided=divided,
     )
-    columns = list(train.datasets.values())
+    # a machine that is held out as a whole has no place in the model
+    known = [c for c in train.opened if c.embodiment.name in train.embodiments]
+    weights = {c.name: config.shares[c.name] for c in known}
     held_out = Loader(
-        columns, names, mixture, purpose=purpose, samples_per_step=config.held_out_samples, split="held-out"
+        known,
+        names,
+        replace(mixture, weights=weights),
+        purpose=purpose,
+        samples_per_step=config.held_out_samples,
+        split="held-out",
+        divided=divided,
     )
     machines = {n: catalog.embodiment(n) for n in names}
     by_machine: dict[str, list[str]] = {}
