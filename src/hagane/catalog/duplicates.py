@@ -5,7 +5,8 @@ neighbours in a small feature space (exact, in blocks of matrix products), then 
 at its best lag. A pair is reported only when it agrees in every single column and explains nearly all that the
 episode does: two runs of one task by the same expert are no copies.
 
-Not found: copies played at another speed, cut by more than a fifth, or mirrored.
+Not found: copies played at another speed, cut by more than a fifth, mirrored, or alike in pictures only. Where an
+expert repeats a task that hardly varies, a few runs in thousands are as near as copies: look at the difference.
 """
 
 from __future__ import annotations
