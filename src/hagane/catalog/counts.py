@@ -114,11 +114,11 @@ def _data(root: Path, info: dict[str, Any], rows: list[dict[str, Any]]) -> Itera
         if wrong:
             each = ", ".join(f"episode {e}: {told.get(e, 0)} told, {held.get(e, 0)} there" for e in wrong[:_SHOWN])
             yield len(wrong), f"{name}: rows differ from meta/episodes ({each})"
-        if len(frame) > 1 and (late := np.abs(stamp_s - frame / float(info["fps"])) > 0.5 / float(info["fps"])).any():
+        fps = float(info["fps"])
+        late = np.abs(stamp_s - frame / fps) > 0.5 / fps
+        if late.any():
             at = int(late.argmax())
-            text = (
-                f"frame {frame[at]} of episode {episode[at]} at {stamp_s[at]:.3f} s does not fit {info['fps']} a second"
-            )
+            text = f"frame {frame[at]} of episode {episode[at]} at {stamp_s[at]:.3f} s does not fit {fps:g} a second"
             yield int(late.sum()), f"{name}: {text}, and {late.sum() - 1} more"
 
 

@@ -137,12 +137,16 @@ class Look:
         return Shown(episode.id, (end_ns - start_ns) / 1e9, episode.task, episode.outcome, tuple(curves))
 
 
-def histogram(sketch: Sketch, column: int, bins: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def histogram(
+    sketch: Sketch, column: int, bins: int, within: tuple[float, float] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """[bins + 1] edges and [bins] shares of a sketch's column, from its 0.1% to its 99.9% quantile (what lies beyond
-    is in the outer bins); empty arrays without samples."""
+    is in the outer bins), at least over `within`; empty arrays without samples."""
     if not sketch.count[column]:
         return np.zeros(0), np.zeros(0)
     low, high = (float(sketch.quantile(q)[column]) for q in (0.001, 0.999))
+    if within is not None:
+        low, high = min(low, within[0]), max(high, within[1])
     if not high > low:
         low, high = low - 0.5 * max(abs(low), 1) * 1e-3, high + 0.5 * max(abs(high), 1) * 1e-3
     weight, centre = sketch.weight[column], sketch.centre[column]

@@ -163,7 +163,8 @@ class Relations:
                 low, high, count = self._bounds[c.name]
                 which = c.name if c.columns == 1 else f"{c.name}.{k}"
                 text = f"{which} only ever rises: {sums.rises[k]} times from {low[k]:g} to {high[k]:g}, never falls"
-                text += f" but for {sums.resets[k]} resets" if sums.resets[k] else ""
+                resets = int(sums.resets[k])
+                text += f" but for {resets} {'reset' if resets == 1 else 'resets'}" if resets else ""
                 # as an action, a total would be learned as if the machine were told to count
                 severity: Severity = "serious" if c in self.embodiment.act else "warning"
                 yield Symptom(severity, "total", c.name, 0, count, 1.0, "", 0, text)

@@ -96,9 +96,8 @@ def _write(
         try:
             write_whole(o.json, [text.encode("utf-8", "replace"), b"\n"])
         except OSError as e:
-            raise StoreError(
-                f"cannot write: {e.strerror}", where=str(o.json), next_step="give another --json"
-            ) from None
+            what = f"the diagnosis cannot be written: {e.strerror}"
+            raise StoreError(what, where=str(o.json), next_step="free space, or give another --json") from None
     if o.html is not None:
         record = catalog.record(o.dataset) if catalog is not None else None
         signed = catalog.contract(o.dataset) if catalog is not None else None

@@ -39,7 +39,7 @@ def bars(edges: NDArray[Any], shares: NDArray[Any], *, label: str) -> Markup:
     zero = _zero(edges)
     return Markup(
         '<svg class="hist" viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">{}{}</svg>'
-    ).format(len(shares), _HIGH, label, zero, Markup("").join(parts))
+    ).format(len(shares), _HIGH, label, Markup("").join(parts), zero)
 
 
 def _zero(edges: NDArray[Any]) -> Markup:

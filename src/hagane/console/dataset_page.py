@@ -247,7 +247,7 @@ def _words(value: float) -> str:
 def _ages(look: Look, embodiment: Embodiment) -> list[AgeRow]:
     rows = []
     for name, (sketch, known) in look.ages().items():
-        edges, shares = histogram(sketch, 0, _BINS)
+        edges, shares = histogram(sketch, 0, _BINS, (0.0, 1 / embodiment.rate_hz))
         some = sketch.count[0] > 0
         ages = [float(sketch.quantile(q)[0]) for q in (0.5, 0.99)] + [float(sketch.high[0])] if some else []
         scale = (_age(float(edges[0])), _age(float(edges[-1]))) if some else ("", "")

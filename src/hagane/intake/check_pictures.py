@@ -22,7 +22,7 @@ from hagane.terms.episode import FindingKind
 _SMALL = 32  # pixels a side that a picture is looked at with, at least
 _BLACK, _WHITE, _FLAT = 12, 250, 2  # levels of 255
 _WASHED_OUT, _USUALLY, _BLOWN = 0.5, 0.1, 0.9  # shares of white pixels
-_ALIKE = 0.05  # of the usual difference: what a lossy video makes of a picture that stands still
+_ALIKE = 0.02  # of the usual difference: what a lossy video makes of a picture that stands still
 _FROZEN_S, _FROZEN_PICTURES = 1.0, 10
 _PACE = 0.5
 
@@ -100,7 +100,9 @@ def _small(value: bytes | NDArray[np.uint8]) -> NDArray[np.float64] | None:
         except LogError:
             return None
     every = max(1, min(value.shape[:2]) // _SMALL)
-    return np.asarray(value[::every, ::every].mean(2))
+    h, w = (n // every for n in value.shape[:2])
+    blocks = value[: h * every, : w * every].reshape(h, every, w, every * 3)
+    return np.asarray(blocks.mean((1, 3)))
 
 
 def _found(case: Case, kind: FindingKind, rows: NDArray[np.bool_], what: str) -> Result:
@@ -135,9 +137,10 @@ def _the_past(case: Case, seen: _Seen, full: NDArray[np.bool_], pace: NDArray[np
     """Pictures that repeat while the machine moves: a frozen camera, or single pictures stored again."""
     new_time = np.diff(case.times_ns) > 0
     usual = float(np.median(seen.step[1:][seen.step[1:] > 0])) if (seen.step[1:] > 0).any() else 0.0
-    alike = (np.diff(seen.print_) == 0) | (seen.step[1:] < _ALIKE * usual)
     # pictures that show nothing have a finding of their own
-    alike &= new_time & (seen.readable & full)[1:]
+    shown = new_time & (seen.readable & full)[1:]
+    equal = shown & (np.diff(seen.print_) == 0)
+    alike = equal | (shown & (seen.step[1:] < _ALIKE * usual))
     if not alike.any():
         return [], None
     typical = float(np.median(pace[~alike])) if (~alike).sum() >= 5 else float(pace.mean())
@@ -149,9 +152,9 @@ def _the_past(case: Case, seen: _Seen, full: NDArray[np.bool_], pace: NDArray[np
         if count >= _FROZEN_PICTURES or (seconds >= _FROZEN_S and count > 1):
             text = f"{count} pictures repeat the one before for {seconds:.1f} s while the machine moves"
             found.append(case.finding("frozen", a + 1, count, text))
-        else:
-            first = first or a + 1
-            again += count
+        elif equal[a : b + 1].any():  # a short run that is merely alike may be a slow movement
+            first = first or a + 1 + int(equal[a : b + 1].argmax())
+            again += int(equal[a : b + 1].sum())
     if again:
         text = f"{again} pictures ({100 * again / len(case.times_ns):.1f}%) show what the one before shows"
         found.append(case.finding("duplicate", first, again, text))
