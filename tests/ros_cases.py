@@ -140,7 +140,7 @@ def write_mcap(
 
     ros = 2 if encoding == "cdr" else 1
     with path.open("wb") as f:
-        writer = Writer(f, enable_data_crcs=True, **how)
+        writer = Writer(f, **{"enable_data_crcs": True, **how})
         writer.start(profile=f"ros{ros}")
         links: dict[str, int] = {}
         for topic, kind, time_ns, message in messages:

@@ -113,6 +113,18 @@ def test_json_by_name_and_by_place(tmp_path: Path) -> None:
     assert back.streams["b"].values[:, 0].tolist() == [-k for k in range(20)]
 
 
+def test_messages_come_in_the_order_of_their_times(tmp_path: Path) -> None:
+    rows = [(k * S // 10, {"x": k}) for k in np.random.default_rng(0).permutation(30).tolist()]
+    machine = Embodiment("m", "robot", "o", 10.0, 1, (Channel("x", source=("t.x",)),), (Channel("none"),))
+    (back,) = read_logs(write(tmp_path / "a.mcap", {"/t": rows}, schema="other"), machine)
+    assert back.streams["x"].values[:, 0].tolist() == list(range(30))
+    assert back.streams["x"].valid.all() and [f.kind for f in back.findings] == ["unmapped"]
+    huge = [*rows, (3 * S, 10**400)]
+    path = write(tmp_path / "a.mcap", {"/t": [(t, {"x": v}) for t, v in huge]}, schema="other")
+    with pytest.raises(LogError, match="is no value"):
+        read_logs(path, machine)
+
+
 def test_a_file_without_its_end(tmp_path: Path) -> None:
     _, path = recorded(tmp_path / "a.mcap")
     data = path.read_bytes()

@@ -125,6 +125,20 @@ def test_flipped_bytes(tmp_path: Path, kind: str) -> None:
     assert seen >= {"mcap": 100, "ros1": 10, "sqlite": 1}[kind], seen
 
 
+@pytest.mark.parametrize("sums", [{"enable_data_crcs": False}, {"enable_crcs": False}])
+def test_either_checksum_of_mcap_is_enough(tmp_path: Path, sums: dict[str, bool]) -> None:
+    from mcap.writer import CompressionType
+
+    types = store()
+    messages, told = arm_drive(types, steps=20)
+    path = write_mcap(tmp_path / "a.mcap", messages, types, compression=CompressionType.NONE, **sums)
+    data = bytearray(path.read_bytes())
+    data[data.index(told["camera"][7]) + 100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(LogError, match=r"differs? from (its|their) checksum"):
+        read_logs(path, ARM)
+
+
 def chunk(kind: str, data: bytes, claimed: int) -> bytes:
     body = struct.pack("<QQQI", 0, 0, claimed, 0) + struct.pack("<I", len(kind)) + kind.encode()
     body += struct.pack("<Q", len(data)) + data

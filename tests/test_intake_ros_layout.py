@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,9 @@ def test_types_that_explode() -> None:
     topic = Topic("/t", "ros1", "p/A", "msg", text + f"{line}\nMSG: p/T60\n", times_ns=[0], payloads=[b""])
     types = types_of(topic, None, "", "here")
     layout_of(types, topic.schema, b"", {}, cdr=False)
+    many = Topic("/t", "ros1", "p/A", "msg", f"E[2000000000] a\nuint8 b\n{line}\nMSG: p/E\n", payloads=[b"\7"])
+    many.times_ns.append(0)
+    assert columns(many, types_of(many, None, "", "here"), [("b",)], "here")[("b",)].values.tolist() == [7.0]
     with pytest.raises(BadMessage):
         layout_of(types, topic.schema, b"\0\1\0\0" + bytes(100), {}, cdr=True)
     deep = "T0 a\n" + "".join(f"{line}\nMSG: p/T{k}\nT{k + 1} a\n" for k in range(3000))
@@ -178,6 +182,24 @@ def test_many_layouts_of_one_size() -> None:
     found = columns(topic, types_of(topic, None, "", "here"), [("c",), ("b",)], "here")
     assert found[("c",)].values.tolist() == [float(k % 7) for k in range(300)]
     assert found[("b",)].values[299] == "y" and found[("b",)].rows.tolist() == list(range(300))
+
+
+def test_messages_of_one_size_of_which_the_first_lacks_the_value() -> None:
+    def message(name: str, value: float) -> bytes:
+        return struct.pack("<II2sId", 1, 2, name.encode(), 1, value)
+
+    payloads = [message("ab", 1.0), message("cd", 2.0), message("ab", 3.0), struct.pack("<III", 0, 0, 7) + bytes(10)]
+    topic = Topic("/t", "ros1", "p/A", "msg", "string[] name\nfloat64[] x\n", times_ns=[0] * 3, payloads=payloads[:3])
+    types = types_of(topic, None, "", "here")
+    found = columns(topic, types, [("x", "[cd]"), ("x", "[ab]")], "here")
+    assert found[("x", "[cd]")].rows.tolist() == [1] and found[("x", "[cd]")].values.tolist() == [2.0]
+    assert found[("x", "[ab]")].rows.tolist() == [0, 2]
+    # alone, the name is not in the first message, and no value was found there
+    assert columns(topic, types, [("x", "[cd]")], "here")[("x", "[cd]")].values.tolist() == [2.0]
+    sizes = Topic("/t", "ros1", "p/B", "msg", "uint8[] a\nuint8[] b\n", times_ns=[0, 0])
+    sizes.payloads = [struct.pack("<II2B", 0, 2, 8, 9), struct.pack("<I2BI", 2, 5, 6, 0)]
+    found = columns(sizes, types_of(sizes, None, "", "here"), [("a", "1")], "here")
+    assert found[("a", "1")].rows.tolist() == [1] and found[("a", "1")].values.tolist() == [6.0]
 
 
 def test_paths_as_people_write_them() -> None:

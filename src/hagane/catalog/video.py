@@ -8,6 +8,7 @@ SVT-AV1, a key frame every 30: free of patents and fees, read everywhere, and no
 from __future__ import annotations
 
 import io
+import os
 import threading
 import zlib
 from collections import OrderedDict
@@ -34,6 +35,8 @@ _ENCODER = {"preset": "10", "crf": "26", "svtav1-params": "lp=1"}  # one thread:
 
 def encode_video(jpegs: Sequence[bytes], rate_hz: float) -> bytes:
     """Pictures of one size as an MP4 with a key frame every 30; b"" for none."""
+    # the encoder writes its settings to the terminal unless it is told not to
+    os.environ.setdefault("SVT_LOG", "1")
     import av
 
     if not jpegs:

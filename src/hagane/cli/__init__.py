@@ -12,6 +12,7 @@ VERBS: dict[str, str] = {
     "demo": "the whole loop on one small machine",
     "contract": "keys, and contracts: new, sign, show, check",
     "intake": "bring logs in under a contract",
+    "doctor": "what is wrong with a data set, or a log",
     "catalog": "data sets on this site: ls, show",
     "train": "train one model on the catalog",
     "evaluate": "closed loop, on seeds that no data used",

@@ -57,6 +57,8 @@ class Show:
     """Name of the data set."""
     episodes: bool = False
     """List the episodes too, with how smooth each one is: spectral arc length and log dimensionless jerk."""
+    html: Path | None = None
+    """Write a page instead: pictures, curves, distributions, ages, and what the doctor finds; one file, no network."""
     home: Path = Path()
     """Folder with the site's own files: site.toml, trust/, ledger.jsonl, catalog/."""
 
@@ -161,6 +163,8 @@ def show(argv: list[str]) -> int:
     """`hagane catalog show NAME`."""
     o = tyro.cli(Show, args=argv, prog="hagane catalog show")
     catalog = _open(o.home)
+    if o.html is not None:
+        return _page(catalog, o.name, o.html)
     record, embodiment = catalog.record(o.name), catalog.embodiment(o.name)
     signed = catalog.contract(o.name)
     terms = signed.contract
@@ -211,6 +215,19 @@ def _print_episodes(catalog: Catalog, name: str) -> None:
     print_table(rows)
     print("smooth: spectral arc length (SPARC), jerk: log dimensionless jerk; nearer 0 is smoother")
     print("jerky: 3.5 robust deviations less smooth than the other episodes of the same task")
+
+
+def _page(catalog: Catalog, name: str, out: Path) -> int:
+    from hagane.catalog.doctor import examine_set
+    from hagane.catalog.look import Look
+    from hagane.console.dataset_page import write_dataset_page
+    from hagane.console.doctor_table import headline
+
+    look = Look(catalog.embodiment(name))
+    found = examine_set(catalog, name, [look])
+    write_dataset_page(out, found, look, catalog.embodiment(name), catalog.record(name), catalog.contract(name))
+    print(f"{headline(found)}\n  page: {out}")
+    return 0
 
 
 def verify(argv: list[str]) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -21,6 +23,7 @@ SCRIPTS = (
     "paint_mill.js",
     "player.js",
     "curves.js",
+    "digests.js",
     "page.js",
 )
 
@@ -47,6 +50,11 @@ def make_report(run: Path, out: Path | None = None) -> Path:
 
 def render(run: Path) -> str:
     """The page as text. Everything from the run is escaped; nothing refers to a network."""
+    return render_page("report.html.j2", STYLES, SCRIPTS, context_of(read_run(run)))
+
+
+def render_page(template: str, styles: tuple[str, ...], scripts: tuple[str, ...], context: Mapping[str, Any]) -> str:
+    """A page of ours as text, with its styles and scripts inside; all of the context is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -56,9 +64,8 @@ def render(run: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    context = context_of(read_run(run))
-    page = environment.get_template("report.html.j2")
-    return page.render(**context, styles=_together(STYLES), scripts=_together(SCRIPTS))
+    page = environment.get_template(template)
+    return page.render(**context, styles=_together(styles), scripts=_together(scripts))
 
 
 def _together(names: tuple[str, ...]) -> Markup:

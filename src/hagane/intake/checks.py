@@ -8,59 +8,30 @@ Faults in a row are one finding: its time is where they begin, its count how man
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hagane.intake.check_case import Case, Result, few, runs
+from hagane.intake.check_pictures import look
 from hagane.intake.check_units import same_unit, unit_by_magnitude
 from hagane.intake.sources import units_of
 from hagane.terms import APPLIED, Channel, Embodiment, Episode, Finding, Stream
-from hagane.terms.episode import FindingKind
 
-_MOST = 20  # findings of one kind in one stream; more are summed up in one
 _STILL_ROLES = ("state", "pv")  # roles whose readings live; set points and commands may rest
 _STUCK_S, _STUCK_SAMPLES = 5.0, 30
 _JUMP_S = 2.0
 
 
-@dataclass(frozen=True, eq=False)
-class _Case:
-    """One numeric stream under test. Values are [N, D] (sets: places and columns flattened)."""
-
-    episode: str
-    name: str
-    channel: Channel
-    rate_hz: float
-    times_ns: NDArray[np.int64]
-    values: NDArray[np.float64]
-    flags: NDArray[np.bool_]
-    """[N, D] valid on arrival, one flag a column."""
-    unit: tuple[str, ...]
-    steady_ns: NDArray[np.int64]
-    """[N] times without the silences of all streams, which are the clock's doing and no stream's."""
-
-    def finding(self, kind: FindingKind, at: int, count: int, detail: str) -> Finding:
-        return Finding(kind, self.episode, self.name, int(self.times_ns[at]), count, detail)
-
-    def column(self, k: int) -> str:
-        """Words for column k, "" when the stream has but one."""
-        d = self.channel.columns
-        if self.values.shape[1] == 1:
-            return ""
-        place = f"place {k // d + 1} " if self.channel.kind == "set" else ""
-        source = self.channel.source[k % d] if len(self.channel.source) == d else str(k % d)
-        return f"{place}column {source}: "
-
-
 def check_episode(episode: Episode, embodiment: Embodiment) -> Episode:
-    """Run all checks on every numeric stream; the episode with findings, and flags lowered where that is right.
+    """Run all checks on every stream but text; the episode with findings, and flags lowered where that is right.
 
     Streams whose clock goes backwards come out in time order, the samples that were behind being invalid.
     """
     streams: dict[str, Stream] = {}
     leap_ends_ns, leap_ns = _leaps(episode, embodiment)
-    findings = _few(
+    findings = few(
         [
             Finding("clock-jump", episode.id, "*", int(t), 1, f"the clock goes forward {dt / 1e9:.3f} s in all streams")
             for t, dt in zip(leap_ends_ns, leap_ns, strict=True)
@@ -70,14 +41,19 @@ def check_episode(episode: Episode, embodiment: Embodiment) -> Episode:
     for name, stream in episode.streams.items():
         base = name.removesuffix(APPLIED)
         channel = next((c for c in embodiment.channels() if c.name == base), None)
-        if channel is None or channel.kind not in ("vector", "set") or not len(stream):
+        if channel is None or channel.kind == "text" or not len(stream):
             streams[name] = stream
             continue
         steady_ns = stream.times_ns - behind_ns[np.searchsorted(leap_ends_ns, stream.times_ns, side="right")]
-        case = _case(episode, name, stream, channel, channel.rate_hz or embodiment.rate_hz, steady_ns)
+        rate_hz = channel.rate_hz or embodiment.rate_hz
+        if channel.kind == "image":
+            case, results = look(episode, name, stream, channel, rate_hz, steady_ns, embodiment)
+            results += [check(case) for check in TIME_CHECKS]
+        else:
+            case = _case(episode, name, stream, channel, rate_hz, steady_ns)
+            results = [check(case) for check in CHECKS]
         bad = np.zeros(case.values.shape, bool)
-        for check in CHECKS:
-            seen, invalid = check(case)
+        for seen, invalid in results:
             findings += seen
             if invalid is not None:
                 bad |= invalid
@@ -88,13 +64,13 @@ def check_episode(episode: Episode, embodiment: Embodiment) -> Episode:
 
 def _case(
     episode: Episode, name: str, stream: Stream, channel: Channel, rate_hz: float, steady_ns: NDArray[np.int64]
-) -> _Case:
+) -> Case:
     n = len(stream)
     values = np.asarray(stream.values, np.float64).reshape(n, -1)
     valid = stream.valid.reshape(n, -1)
     flags = np.repeat(valid, values.shape[1] // max(valid.shape[1], 1), 1)
     unit = stream.unit * channel.columns if len(stream.unit) == 1 else stream.unit
-    return _Case(episode.id, name, channel, rate_hz, stream.times_ns, values, flags, unit, steady_ns)
+    return Case(episode.id, name, channel, rate_hz, stream.times_ns, values, flags, unit, steady_ns)
 
 
 def _leaps(episode: Episode, embodiment: Embodiment) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -121,54 +97,32 @@ def _lowered(stream: Stream, bad: NDArray[np.bool_]) -> Stream:
     return stream
 
 
-Result = tuple[list[Finding], NDArray[np.bool_] | None]
-
-
-def _runs(mask: NDArray[np.bool_], join: int = 1) -> list[tuple[int, int]]:
-    """Runs [first, last] of True; runs at most `join` samples apart are one."""
-    rows = np.flatnonzero(mask)
-    if not len(rows):
-        return []
-    cut = np.flatnonzero(np.diff(rows) > join)
-    return list(zip(rows[np.r_[0, cut + 1]].tolist(), rows[np.r_[cut, len(rows) - 1]].tolist(), strict=True))
-
-
-def _few(findings: list[Finding]) -> list[Finding]:
-    """At most `_MOST`; the rest as one."""
-    if len(findings) <= _MOST:
-        return findings
-    rest = findings[_MOST - 1 :]
-    count = sum(f.count for f in rest)
-    summary = replace(rest[0], count=count, detail=f"{len(rest)} more such places, {count} samples")
-    return [*findings[: _MOST - 1], summary]
-
-
-def clock(case: _Case) -> Result:
+def clock(case: Case) -> Result:
     """The clock goes back: samples behind the latest time so far are invalid."""
     latest_ns = np.maximum.accumulate(case.times_ns)
     behind = case.times_ns < latest_ns
     found = []
-    for a, b in _runs(behind):
+    for a, b in runs(behind):
         back_s = (latest_ns[a - 1] - case.times_ns[a]) / 1e9
         found.append(case.finding("clock-jump", a, b - a + 1, f"the clock goes back {back_s:.3f} s"))
-    return _few(found), behind[:, None] | np.zeros(case.values.shape, bool) if behind.any() else None
+    return few(found), behind[:, None] | np.zeros(case.values.shape, bool) if behind.any() else None
 
 
-def duplicates(case: _Case) -> Result:
+def duplicates(case: Case) -> Result:
     """Samples with the time stamp of the sample before: invalid."""
     again = np.asarray(np.r_[False, np.diff(case.times_ns) == 0])
     if not again.any():
         return [], None
     found = []
-    for a, b in _runs(again, 5):
+    for a, b in runs(again, 5):
         rows = np.flatnonzero(again[a : b + 1]) + a
         same = all(np.array_equal(case.values[k], case.values[k - 1], equal_nan=True) for k in rows[:100])
         what = "the same values again" if same else "other values at the same time"
         found.append(case.finding("duplicate", a, len(rows), f"{len(rows)} samples, {what}"))
-    return _few(found), again[:, None] | np.zeros(case.values.shape, bool)
+    return few(found), again[:, None] | np.zeros(case.values.shape, bool)
 
 
-def missing(case: _Case) -> Result:
+def missing(case: Case) -> Result:
     """Holes against the declared rate, a rate below it, and readings that arrived empty.
 
     A late message is caught up by short intervals after it, a lost one is not: a gap beyond 1.6 periods counts when
@@ -192,34 +146,34 @@ def missing(case: _Case) -> Result:
         low, high = np.maximum(at - 3, 0), np.minimum(at + 4, len(t_s) - 1)
         behind = (t_s[high] - t_s[low]) / usual_s - (high - low)
         holes = (steps_s > 1.6 * period_s) & (behind > 0.6)
-        for a, b in _runs(holes, 5):
+        for a, b in runs(holes, 5):
             gaps_s = steps_s[a : b + 1][holes[a : b + 1]]
             lost = int(sum(max(1, round(g / period_s) - 1) for g in gaps_s))
             text = f"about {lost} samples, longest hole {gaps_s.max():.3f} s"
             found.append(case.finding("missing", a, lost, text))
     if case.channel.kind != "set":
         empty = np.asarray(~case.flags.any(1))
-        for a, b in _runs(empty, 5):
+        for a, b in runs(empty, 5):
             count = int(empty[a : b + 1].sum())
             found.append(case.finding("missing", a, count, f"{count} empty readings"))
-    return _few(found), None
+    return few(found), None
 
 
-def not_numbers(case: _Case) -> Result:
+def not_numbers(case: Case) -> Result:
     """NaN or infinite values that arrived as valid: invalid."""
     bad = case.flags & ~np.isfinite(case.values)
     if not bad.any():
         return [], None
     rows = np.asarray(bad.any(1))
     found = []
-    for a, b in _runs(rows, 5):
+    for a, b in runs(rows, 5):
         count = int(rows[a : b + 1].sum())
         which = case.column(int(np.flatnonzero(bad[a])[0]))
         found.append(case.finding("nan", a, count, f"{which}{count} samples are not numbers"))
-    return _few(found), bad
+    return few(found), bad
 
 
-def units_and_range(case: _Case) -> Result:
+def units_and_range(case: Case) -> Result:
     """The log's unit against the declared one, magnitudes that betray another unit, and values beyond low/high.
 
     Values of a column in another declared unit, and values out of range, are invalid.
@@ -256,18 +210,18 @@ def units_and_range(case: _Case) -> Result:
             text = f"{case.column(k)}values look like {other}, not {declared[k]}: {out_rows.sum()} beyond {a:g}..{b:g}"
             found.append(case.finding("unit-mismatch", int(np.argmax(out_rows)), int(out_rows.sum()), text))
             continue
-        runs = []
-        for first, last in _runs(out_rows, 5):
+        beyond = []
+        for first, last in runs(out_rows, 5):
             inside = values[first : last + 1][out[first : last + 1]]
             count = int(out_rows[first : last + 1].sum())
             far = inside[np.argmax(np.maximum(a - inside, inside - b))]
             text = f"{case.column(k)}{count} samples beyond {a:g}..{b:g} {declared[k]}, farthest {far:g}"
-            runs.append(case.finding("out-of-range", first, count, text))
-        found += _few(runs)
+            beyond.append(case.finding("out-of-range", first, count, text))
+        found += few(beyond)
     return found, bad if bad.any() else None
 
 
-def stuck(case: _Case) -> Result:
+def stuck(case: Case) -> Result:
     """A reading that else changes at most samples, exactly equal for 30 samples and 5 s or longer.
 
     Left out: set points and commands, sets, values at rest (within 1% of 0, of the column's extremes or its bounds),
@@ -301,8 +255,10 @@ def stuck(case: _Case) -> Result:
             if odd and seconds >= _STUCK_S and np.abs(ends - values[a]).min() > near:
                 text = f"{case.column(k)}{lengths[run]} samples exactly {values[a]:g} for {seconds:.1f} s"
                 found.append(case.finding("stuck", int(live[a]), int(lengths[run]), text))
-    return _few(found), None
+    return few(found), None
 
 
-CHECKS: tuple[Callable[[_Case], Result], ...] = (clock, duplicates, missing, not_numbers, units_and_range, stuck)
-"""Every check: the case to its findings and, [N, D], what becomes invalid."""
+TIME_CHECKS: tuple[Callable[[Case], Result], ...] = (clock, duplicates, missing)
+"""Checks of a stream's times: pictures too."""
+CHECKS: tuple[Callable[[Case], Result], ...] = (*TIME_CHECKS, not_numbers, units_and_range, stuck)
+"""Every check of numbers."""

@@ -32,7 +32,7 @@ from hagane.intake.picture import is_encoded
 from hagane.terms import ConfigError, StoreError
 
 T = TypeVar("T")
-GROUP_BYTES = 16 << 20
+GROUP_BYTES = 4 << 20
 """Bytes of episodes that are prepared together."""
 
 

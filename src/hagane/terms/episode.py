@@ -56,6 +56,11 @@ FindingKind = Literal[
     "truncated",
     "unmapped",
     "bad-quality",
+    "frozen",
+    "black",
+    "saturated",
+    "blank",
+    "unreadable",
     "note",
 ]
 """What a check can see. "note" is no fault: something the reader had to find out or measure, and says."""

@@ -1,5 +1,5 @@
 "use strict";
-// Wires the page together: players, curves, digests that copy themselves.
+// Wires the page together: players, curves.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const players = [];
@@ -24,19 +24,4 @@
     document.querySelector(".players").addEventListener("playing", show);
   }
   hagane.curves(data.curves);
-
-  for (const digest of document.querySelectorAll(".digest")) {
-    digest.onclick = async () => {
-      const short = digest.textContent;
-      try {
-        await navigator.clipboard.writeText(digest.dataset.full);
-        digest.textContent = "copied";
-        digest.classList.add("copied");
-      } catch {
-        digest.textContent = digest.dataset.full;
-        return;
-      }
-      setTimeout(() => { digest.textContent = short; digest.classList.remove("copied"); }, 1200);
-    };
-  }
 })();

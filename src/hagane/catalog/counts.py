@@ -1,0 +1,156 @@
+"""What a LeRobot v3 folder says about itself against what lies in it: rows, episodes, frames of videos, rates.
+
+Reading a set refuses most of these; the doctor tells all of them at once, each with its place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hagane.catalog.record import DatasetRecord
+from hagane.catalog.symptoms import Symptom
+from hagane.intake.lerobot_layout import VERSION, check_template
+from hagane.intake.lerobot_rows import fps_of
+from hagane.terms import Embodiment, HaganeError
+
+_SHOWN = 3
+
+
+def count_set(root: Path) -> list[Symptom]:
+    """Symptoms of kind "metadata" of a LeRobot v3 folder; none for anything else."""
+    try:
+        info = json.loads((root / "meta" / "info.json").read_bytes())
+        if info["codebase_version"] != VERSION:
+            return []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    try:
+        return [_symptom(count, text) for count, text in _differences(root, info)]
+    except (HaganeError, OSError, pa.ArrowException, KeyError, TypeError, ValueError) as e:
+        return [_symptom(0, f"the set's own description cannot be followed: {str(e).splitlines()[0]}")]
+
+
+def count_stored(root: Path, embodiment: Embodiment, record: DatasetRecord, steps_E: Sequence[int]) -> list[Symptom]:
+    """Also against the catalog: its index, the streams (control steps that each episode has), and the machine's rate.
+
+    Args:
+        root: folder of the data set.
+        embodiment: its machine.
+        record: what the catalog's index says.
+        steps_E: control steps of every episode, counted from its streams.
+    """
+    found = count_set(root)
+    info = json.loads((root / "meta" / "info.json").read_bytes())
+    rows = _episode_rows(root)
+    pairs: list[tuple[str, object, str, object]] = [
+        ("the index has {} episodes", record.episodes, "the streams {}", len(steps_E)),
+        ("the index has {} steps", record.steps, "the streams {}", sum(steps_E)),
+        ("info.json has {} episodes", info["total_episodes"], "the streams {}", len(steps_E)),
+        ("info.json has {} frames", info["total_frames"], "the streams {} steps", sum(steps_E)),
+        ("info.json says {} frames a second", info["fps"], "the machine {} (rounded)", fps_of(embodiment)),
+    ]
+    found += [_symptom(0, f"{a.format(x)}, {b.format(y)}") for a, x, b, y in pairs if x != y]
+    told = [int(r["length"]) for r in rows]
+    wrong = [i for i, (a, b) in enumerate(zip(told, steps_E, strict=False)) if a != b]
+    if wrong:
+        each = ", ".join(f"{i}: {told[i]} rows, {steps_E[i]} steps" for i in wrong[:_SHOWN])
+        found.append(_symptom(len(wrong), f"{len(wrong)} episodes have other rows than streams ({each})"))
+    return found
+
+
+def _symptom(count: int, text: str) -> Symptom:
+    return Symptom("serious", "metadata", "*", 0, count, 0.0, "", 0, text)
+
+
+def _differences(root: Path, info: dict[str, Any]) -> Iterator[tuple[int, str]]:
+    """(how many, what) of everything that does not agree."""
+    rows = _episode_rows(root)
+    lengths = np.array([int(r["length"]) for r in rows], np.int64)
+    if len(rows) != info["total_episodes"]:
+        yield (
+            abs(len(rows) - info["total_episodes"]),
+            (f"info.json says {info['total_episodes']} episodes, meta/episodes lists {len(rows)}"),
+        )
+    if lengths.sum() != info["total_frames"]:
+        yield (
+            abs(int(lengths.sum()) - info["total_frames"]),
+            (f"info.json says {info['total_frames']} frames, lengths of episodes add up to {lengths.sum()}"),
+        )
+    ends = np.cumsum(lengths)
+    if any(int(r.get("dataset_to_index", e)) != e for r, e in zip(rows, ends.tolist(), strict=True)):
+        yield 1, "places of episodes (dataset_from_index, dataset_to_index) do not follow from their lengths"
+    tasks = root / "meta" / "tasks.parquet"
+    if tasks.exists() and pq.read_metadata(tasks).num_rows != info.get("total_tasks"):
+        yield 1, f"info.json says {info.get('total_tasks')} tasks, tasks.parquet has {pq.read_metadata(tasks).num_rows}"
+    yield from _data(root, info, rows)
+    for key, feature in info["features"].items():
+        if feature.get("dtype") == "video":
+            yield from _videos(root, info, rows, key)
+
+
+def _data(root: Path, info: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
+    """Rows of every data file against the episodes that should lie in it, and their times against fps."""
+    template = check_template(info["data_path"], ("chunk_index", "file_index"), "info.json")
+    files: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for r in rows:
+        files.setdefault((int(r["data/chunk_index"]), int(r["data/file_index"])), []).append(r)
+    for (chunk, file), listed in files.items():
+        name = template.format(chunk_index=chunk, file_index=file)
+        if not (root / name).is_file():
+            yield len(listed), f"{name} is missing: {len(listed)} episodes"
+            continue
+        table = pq.read_table(root / name, columns=["episode_index", "frame_index", "timestamp"])
+        episode, frame, stamp_s = (table.column(c).to_numpy() for c in table.column_names)
+        held = dict(zip(*(a.tolist() for a in np.unique(episode, return_counts=True)), strict=True))
+        told = {int(r["episode_index"]): int(r["length"]) for r in listed}
+        wrong = sorted(e for e in held.keys() | told.keys() if held.get(e) != told.get(e))
+        if wrong:
+            each = ", ".join(f"episode {e}: {told.get(e, 0)} told, {held.get(e, 0)} there" for e in wrong[:_SHOWN])
+            yield len(wrong), f"{name}: rows differ from meta/episodes ({each})"
+        if len(frame) > 1 and (late := np.abs(stamp_s - frame / float(info["fps"])) > 0.5 / float(info["fps"])).any():
+            at = int(late.argmax())
+            text = (
+                f"frame {frame[at]} of episode {episode[at]} at {stamp_s[at]:.3f} s does not fit {info['fps']} a second"
+            )
+            yield int(late.sum()), f"{name}: {text}, and {late.sum() - 1} more"
+
+
+def _videos(root: Path, info: dict[str, Any], rows: list[dict[str, Any]], key: str) -> Iterator[tuple[int, str]]:
+    """Frames of every video file against the episodes that should lie in it."""
+    template = check_template(info["video_path"], ("chunk_index", "file_index", "video_key"), "info.json")
+    files: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for r in rows:
+        place = (int(r[f"videos/{key}/chunk_index"]), int(r[f"videos/{key}/file_index"]))
+        files.setdefault(place, []).append(r)
+    for (chunk, file), listed in files.items():
+        name = template.format(video_key=key, chunk_index=chunk, file_index=file)
+        told = sum(int(r["length"]) for r in listed)
+        there = _frames(root / name)
+        if there != told:
+            yield abs(there - told), f"{name} has {there} frames, its {len(listed)} episodes have {told}"
+
+
+def _frames(path: Path) -> int:
+    """Frames of a video, counted by its packets; 0 when it is missing or cannot be opened."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            return sum(1 for p in container.demux(video=0) if p.size)
+    except (av.FFmpegError, OSError, IndexError):
+        return 0
+
+
+def _episode_rows(root: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for path in sorted((root / "meta" / "episodes").glob("*/*.parquet")):
+        names = [n for n in pq.read_schema(path).names if not n.startswith("stats/")]
+        rows += pq.read_table(path, columns=names).to_pylist()
+    return sorted(rows, key=lambda r: int(r["episode_index"]))
