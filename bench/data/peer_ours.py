@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import simplejpeg
 from source import CAMERAS, CHUNK, FPS, SIZE, WIDTH, Source
 from worker import BATCH, Loaded, cpu_seconds, folder_bytes, serve
 
-from hagane.catalog import Catalog, Loader, Mixture
+from hagane.catalog import Ahead, Catalog, Loader, Mixture
 from hagane.seal import Site, TrustStore, generate_key, load_contract, public_of, sign_contract
 from hagane.terms import Batch, Channel, Contract, Embodiment, Episode, Stream, dump_toml
 
@@ -109,7 +107,8 @@ class Ours:
         # the order is a function of the step, so passes go on where the last one ended
         first, self._step = self._step, self._step + count
         steps = range(first, first + count)
-        return map(self._loader.at, steps) if not workers else self._threaded(steps, workers)
+        ahead = Ahead(self._loader.at, workers, last=steps.stop)
+        return map(ahead.at, steps)
 
     def loaded(self, batch: Batch) -> Loaded:
         (part,) = batch.parts
@@ -161,17 +160,6 @@ class Ours:
             for data, place in zip(batch, out, strict=True):
                 simplejpeg.decode_jpeg(data, buffer=place, **decode)
         return {"samples": rows.size, "cpu_s": cpu_seconds() - cpu, "wall_s": time.perf_counter() - wall}
-
-    def _threaded(self, steps: range, workers: int) -> Iterator[Batch]:
-        """Two threads that call the loader: a batch is a function of its step, so any order of calls will do."""
-        with ThreadPoolExecutor(workers) as pool:
-            waiting: deque[Future[Batch]] = deque()
-            for step in steps:
-                waiting.append(pool.submit(self._loader.at, step))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
 
 
 if __name__ == "__main__":
