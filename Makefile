@@ -13,6 +13,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 DEMO_READY := $(VENV)/.ready-intake-worlds
 DEV_READY := $(VENV)/.ready-dev-intake-mdf-opcua-worlds
+ALL_READY := $(VENV)/.ready-dev-intake-mdf-opcua-ray-worlds
 SETUP := pyproject.toml constraints.txt scripts/setup.py scripts/setup.sh
 
 .PHONY: help demo test test-all check floors names bench bench-data bench-lerobot setup clean
@@ -37,13 +38,16 @@ $(DEMO_READY): $(SETUP)
 $(DEV_READY): $(SETUP)
 	@sh scripts/setup.sh dev intake mdf opcua worlds
 
+$(ALL_READY): $(SETUP)
+	@sh scripts/setup.sh dev intake mdf opcua ray worlds
+
 demo: $(DEMO_READY)
 	@$(PY) -m hagane demo
 
 test: $(DEV_READY)
 	@$(ONE_THREAD) $(PY) -m pytest -n $(JOBS) -rs
 
-test-all: $(DEV_READY)
+test-all: $(ALL_READY)
 	@$(ONE_THREAD) $(PY) -m pytest -n $(JOBS) -rs -m "slow or not slow"
 
 # all four are run, so that one call tells all

@@ -32,6 +32,7 @@ PARTS = {
     "intake": "CAN logs with a DBC, MCAP and ROS bags, HDF5 cannot be read (CSV, Parquet and LeRobot can)",
     "mdf": "MDF4 measurements cannot be read",
     "opcua": "the history of an OPC UA server cannot be read",
+    "ray": "conversion cannot be spread over a Ray cluster (a pool of processes can do it on one machine)",
     "worlds": "the arm's world (Meta-World on MuJoCo) cannot run; road and mill can",
 }
 

@@ -262,12 +262,20 @@ def test_pictures_of_a_stored_set_are_checked_again(tmp_path: Path) -> None:
 # real logs
 
 
-def test_the_ladle_heats_power_is_a_meter(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_ladle_heats_energy_is_a_meter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = shared_data("plant", "ladle_heat", "7654321.csv")
     toml = Path(__file__).parents[1] / "examples" / "ladle-heat.toml"
     code, out, _ = run(capsys, log, "--embodiment", toml)
-    assert code == 1 and "total" in out and "787 times" in out
-    assert "1 serious" in out and "warning" not in out
+    assert code == 0 and "total" in out and "787 times" in out
+    assert "1 warning" in out and "serious" not in out
+    # taken for an action, as its header invites one to, it is serious
+    text = toml.read_text("utf-8")
+    head, meter = text.split('[[observe]]\nname = "energy"')
+    meter, rest = meter.split("[[act]]")
+    taken = meter.replace('role = "pv"', 'role = "mv"')
+    (tmp_path / "taken.toml").write_text(f'{head}[[act]]{rest}\n[[act]]\nname = "energy"{taken}')
+    code, out, _ = run(capsys, log, "--embodiment", tmp_path / "taken.toml")
+    assert code == 1 and "1 serious" in out and "total" in out
 
 
 def test_the_drive_is_clean_and_its_yaw_follows_the_wheel(capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,7 +112,7 @@ def test_a_lost_signal_is_refused_when_asked_for_and_a_finding_when_not(tmp_path
     without = replace(CAR, observe=(Channel("ego", unit=("m/s",), source=("EGO.SPEED",)),))
     (episode,) = read_logs(log, without)
     (finding,) = episode.findings
-    assert finding.kind == "unmapped" and "drives.dbc" in finding.detail and f"line {at + 1} " in finding.detail
+    assert finding.kind == "note" and "drives.dbc" in finding.detail and f"line {at + 1} " in finding.detail
 
 
 def test_a_dbc_without_anything_to_use_is_refused(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_an_aloha_file(tmp_path: Path, compress: bool) -> None:
     else:
         np.testing.assert_array_equal(kept, images())
     assert [(f.kind, f.detail) for f in e.findings] == [
-        ("unmapped", "the file has no time stamps: rows count at 50 Hz, as the embodiment says")
+        ("note", "the file has no time stamps: rows count at 50 Hz, as the embodiment says")
     ]
 
 

@@ -223,9 +223,10 @@ def test_pictures_that_cannot_be_read(tmp_path: Path) -> None:
             messages.append(("/camera", kind, at_ns, message))
         return write_ros2(tmp_path / name, messages, types)
 
-    good = encode_png(np.zeros((4, 4, 3), np.uint8))
-    (episode,) = read_logs(bag("a", [good, b"", good, b"\xff\xd8\xff", good]), camera)
-    assert episode.streams["camera"].values.tolist() == [good] * 3
+    good = encode_png((np.arange(48).reshape(4, 4, 3) * 5).astype(np.uint8))
+    others = [encode_png((np.arange(48).reshape(4, 4, 3) * 5 + k).astype(np.uint8)) for k in (1, 2)]
+    (episode,) = read_logs(bag("a", [good, b"", others[0], b"\xff\xd8\xff", others[1]]), camera)
+    assert episode.streams["camera"].values.tolist() == [good, *others]
     assert [(f.kind, f.time_ns, f.count) for f in episode.findings if f.stream == "camera"] == [("missing", S // 20, 2)]
     with pytest.raises(LogError, match="no picture of format 'h264' can be read"):
         read_logs(bag("b", [b"\0\0\0\1g"], "h264"), camera)

@@ -1,6 +1,6 @@
 """Memory: flat over passes of loading, and the statistics of a set ten times larger than the memory it may use.
 
-    OMP_NUM_THREADS=1 python bench/data/memory.py [--passes 20] [--limit-mb 192] [--out FILE.json]
+    OMP_NUM_THREADS=1 python bench/data/memory.py [--passes 20] [--limit-mb 320] [--out FILE.json]
 
 The second part brings a set of ten times the limit in, in a process whose private memory the kernel limits
 (RLIMIT_DATA), and compares its statistics with those of the same numbers made again and sorted. Needs about six times
@@ -131,7 +131,7 @@ def statistics_under_limit(limit_mb: int, folder: Path) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--passes", type=int, default=20)
-    parser.add_argument("--limit-mb", type=int, default=192)
+    parser.add_argument("--limit-mb", type=int, default=320)
     parser.add_argument("--out", type=Path)
     o = parser.parse_args()
     out = {}

@@ -17,7 +17,6 @@ into place. A crash leaves the catalog as it was; the next `add` of the same epi
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from hagane.catalog.manifest import NAME as MANIFEST
 from hagane.catalog.manifest import changed, read_manifest, write_manifest
 from hagane.catalog.sketch import merge_all, pack_sketches
 from hagane.catalog.workers import Mapper
+from hagane.intake.lerobot_files import sync_and_close
 from hagane.intake.lerobot_journal import disk_error, replace_file
 from hagane.intake.lerobot_layout import FILE_BYTES
 from hagane.intake.lerobot_rows import embodiment_features, facts_of, fps_of
@@ -286,7 +286,5 @@ class _StreamFiles:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+            sync_and_close(self._file)
             self._writer = None

@@ -23,8 +23,8 @@ JSON_VERSION = 1
 def headline(d: Diagnosis) -> str:
     """Who, how much, and the sum, in one line."""
     counts = Counter(s.severity for s in d.symptoms)
-    words = {"serious": "serious", "warning": "warnings", "note": "notes"}
-    told = ", ".join(f"{counts[s]} {words[s]}" for s in SEVERITIES if counts[s]) or "nothing found"
+    plural = {"serious": "serious", "warning": "warnings", "note": "notes"}
+    told = ", ".join(f"{n} {plural[s] if n > 1 else s}" for s in SEVERITIES if (n := counts[s])) or "nothing found"
     episodes = "1 episode" if d.episodes == 1 else f"{d.episodes} episodes"
     return f"{d.source} ({d.embodiment}): {episodes}, {duration(d.seconds)}: {told}"
 

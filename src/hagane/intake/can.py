@@ -23,7 +23,7 @@ from hagane.intake.files import refuse_outside
 from hagane.intake.frames import Frames, Recording
 from hagane.intake.options import Options
 from hagane.intake.signals import Message, decode
-from hagane.intake.streams import on_episode_clock, unmapped
+from hagane.intake.streams import note, on_episode_clock, unmapped
 from hagane.terms import APPLIED, Channel, Embodiment, Episode, Finding, LogError, Stream
 
 TRIP = "TRIP"
@@ -141,11 +141,11 @@ def _about(drive: str, log: Recording, definitions: Definitions) -> Iterator[Fin
     for kind, count in log.skipped.items():
         if count:
             detail = f"{count} {kind} frame{'s' if count > 1 else ''} left out: they carry no data"
-            yield Finding("unmapped", drive, "*", 0, count, detail)
-    for note in log.notes:
-        yield unmapped(drive, "*", note)
+            yield note(drive, "*", detail, count)
+    for text in log.notes:
+        yield note(drive, "*", text)
     if definitions.bad:
-        yield Finding("unmapped", drive, "*", 0, len(definitions.bad), definitions.words())
+        yield note(drive, "*", definitions.words(), len(definitions.bad))
 
 
 def dbc_beside(path: Path) -> Path:

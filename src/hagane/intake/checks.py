@@ -98,9 +98,11 @@ def _lowered(stream: Stream, bad: NDArray[np.bool_]) -> Stream:
 
 
 def clock(case: Case) -> Result:
-    """The clock goes back: samples behind the latest time so far are invalid."""
+    """The clock goes back: samples behind the latest time so far, or at it once more, are invalid."""
     latest_ns = np.maximum.accumulate(case.times_ns)
-    behind = case.times_ns < latest_ns
+    # a stamp equal to the latest is behind too once the clock went back; in a row it is a duplicate
+    again = np.r_[False, (case.times_ns[1:] == latest_ns[:-1]) & (case.times_ns[1:] != case.times_ns[:-1])]
+    behind = (case.times_ns < latest_ns) | again
     found = []
     for a, b in runs(behind):
         back_s = (latest_ns[a - 1] - case.times_ns[a]) / 1e9

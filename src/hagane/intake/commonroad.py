@@ -30,8 +30,8 @@ from hagane.intake.commonroad_xml import STATE, F, Obstacle, Scenario, load_scen
 from hagane.intake.files import head_of
 from hagane.intake.options import Options
 from hagane.intake.sources import column_sources, nearest
-from hagane.intake.streams import on_episode_clock, unmapped
-from hagane.terms import Channel, Embodiment, Episode, Finding, LogError, Stream, digest_file, digest_value
+from hagane.intake.streams import note, on_episode_clock
+from hagane.terms import Channel, Embodiment, Episode, LogError, Stream, digest_file, digest_value
 
 RANGE_M = 80.0
 _VEHICLES = ("car", "truck", "bus", "motorcycle", "taxi", "priorityVehicle")
@@ -147,10 +147,10 @@ def _episodes(path: Path, embodiment: Embodiment, options: Options) -> Iterator[
             streams[channel.name] = _set(view, channel) if channel.kind == "set" else _vector(view, channel, acts)
             if acts and any(s.startswith("derived.") for s in channel.source):
                 why = "derived from the recorded motion: the file has no commands"
-                findings.append(unmapped(name, channel.name, why))
+                findings.append(note(name, channel.name, why))
         if number == 0 and scenario.untold:
             text = f"{scenario.untold} obstacles have no trajectory and are left out"
-            findings.append(Finding("unmapped", name, "*", 0, scenario.untold, text))
+            findings.append(note(name, "*", text, scenario.untold))
         digest = digest_value({"file": source, "episode": ego.name})
         yield on_episode_clock(Episode(name, embodiment.name, streams, options.task, "", digest, tuple(findings)))
 

@@ -29,7 +29,7 @@ from hagane.intake.lerobot_layout import Feature
 from hagane.intake.options import Options
 from hagane.intake.picture import PLAIN_BYTES, picture_size
 from hagane.intake.sources import nearest
-from hagane.intake.streams import number_times, on_episode_clock, unmapped
+from hagane.intake.streams import note, number_times, on_episode_clock
 from hagane.terms import APPLIED, Embodiment, Episode, Finding, LogError, digest_file, digest_value
 
 _TASKS = ("language_instruction", "instruction", "task", "language")
@@ -204,7 +204,7 @@ def _episode(log: _Opened, file: Any, demo: str, embodiment: Embodiment, options
     else:
         rate_hz, said = _rate(file, demo, embodiment)
         times_ns = np.asarray(np.rint(np.arange(count) * (1e9 / rate_hz)), np.int64)
-        findings.append(unmapped(name, "*", f"the file has no time stamps: rows count at {rate_hz:g} Hz, {said}"))
+        findings.append(note(name, "*", f"the file has no time stamps: rows count at {rate_hz:g} Hz, {said}"))
     streams = {}
     for key, parts in log.plan.items():
         channel = embodiment.channel(key.removesuffix(APPLIED))
@@ -213,7 +213,7 @@ def _episode(log: _Opened, file: Any, demo: str, embodiment: Embodiment, options
         plain = count * int(np.prod(channel.shape))
         if channel.kind == "image" and plain > PLAIN_BYTES and not is_encoded(file[demo + parts[0].feature]):
             text = f"{plain / 1e9:.2f} GB of plain pictures are kept as JPEG of quality 95"
-            findings.append(Finding("unmapped", name, key, 0, count, text))
+            findings.append(note(name, key, text, count))
     task, outcome = _words(file, demo)
     digest = digest_value({"file": source, "episode": short})
     found = (*findings, *absent_actions(log.plan, embodiment, name))

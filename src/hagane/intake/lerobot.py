@@ -26,7 +26,7 @@ from hagane.intake.lerobot_v21 import VERSIONS, open_v21
 from hagane.intake.options import Options
 from hagane.intake.picture import count_frames, read_video
 from hagane.intake.sources import nearest
-from hagane.intake.streams import unmapped
+from hagane.intake.streams import note
 from hagane.terms import APPLIED, Embodiment, Episode, Finding, LogError, digest_file, digest_value
 
 _TOLERANCE_S = 1e-3
@@ -122,7 +122,7 @@ def _unused_frames(entry: Entry, plan: Plan, extra: dict[tuple[str, Path], int],
         key = parts[0].feature
         video = entry.videos[key][0] if key in entry.videos else Path()
         if count := extra.pop((key, video), 0):
-            found.append(unmapped(episode, stream, f"{video.name} holds {count} frames that no row refers to"))
+            found.append(note(episode, stream, f"{video.name} holds {count} frames that no row refers to"))
     return found
 
 

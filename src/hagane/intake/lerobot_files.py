@@ -18,7 +18,7 @@ from hagane.intake.picture import encode_png, is_encoded
 
 Rows = Mapping[str, NDArray[Any]]
 """One episode: feature to [K, width], [K] for scalars, [K, H, W, 3] uint8 or [K] encoded bytes for images."""
-_INDEX_EPISODES = 2000
+_ROWS = 100  # episodes whose statistics wait in memory
 
 
 class DataFiles:
@@ -50,9 +50,7 @@ class DataFiles:
         """Sync and close the open file."""
         if self._writer is not None:
             self._writer.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+            sync_and_close(self._file)
             self._writer = None
 
     def _open(self) -> None:
@@ -64,13 +62,15 @@ class DataFiles:
         self.files += 1
 
 
-class IndexFiles:
-    """meta/episodes/chunk-000/file-*.parquet: a row an episode, written as they come so that memory stays flat."""
+class IndexFile:
+    """meta/episodes/chunk-000/file-000.parquet: a row an episode, written as they come so that memory stays flat."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.episodes, self.files = root, 0, 0
+        self.path, self.episodes = root / EPISODES_PATH.format(chunk_index=0, file_index=0), 0
         self._rows: list[dict[str, Any]] = []
         self._stats: list[Stats] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._file: Any = None
 
     def add(self, task: str, length: int, chunk: int, file: int, start: int, stats: Stats) -> None:
         """Append an episode of `length` frames from frame `start` on, that lies in a data file."""
@@ -84,20 +84,38 @@ class IndexFiles:
                 "dataset_from_index": start,
                 "dataset_to_index": start + length,
                 "meta/episodes/chunk_index": 0,
-                "meta/episodes/file_index": self.files,
+                "meta/episodes/file_index": 0,
             }
         )
         self._stats.append(stats)
         self.episodes += 1
-        if len(self._rows) == _INDEX_EPISODES:
-            self.flush()
+        if len(self._rows) == _ROWS:
+            self._flush()
 
-    def flush(self) -> None:
-        """Write what has not been written."""
+    def close(self) -> None:
+        """Write what has not been written, sync and close."""
         if self._rows:
-            path = self.root / EPISODES_PATH.format(chunk_index=0, file_index=self.files)
-            write_table(path, _episodes_table(self._rows, self._stats))
-            self._rows, self._stats, self.files = [], [], self.files + 1
+            self._flush()
+        if self._writer is not None:
+            self._writer.close()
+            sync_and_close(self._file)
+            self._writer = None
+
+    def _flush(self) -> None:
+        table = _episodes_table(self._rows, self._stats)
+        if self._writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("wb")
+            self._writer = pq.ParquetWriter(self._file, table.schema, compression="snappy")
+        self._writer.write_table(table.cast(self._writer.schema))
+        self._rows, self._stats = [], []
+
+
+def sync_and_close(file: Any) -> None:
+    """Make a written file durable."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
 
 
 def frame_columns(length: int, number: int, first: int, task_index: int, fps: int) -> dict[str, NDArray[Any]]:

@@ -125,9 +125,12 @@ def _sketch_block(rows: NDArray[Any]) -> Sketch:
     for count in np.unique(n[n > 0]):
         # columns with equally many samples share their bins, so one pass serves them all
         those = np.flatnonzero(n == count)
-        ordered = values[those, :count].astype(np.float64)
+        # all columns at once are a view, not a copy
+        picked = values[:, :count] if len(those) == columns else values[those, :count]
+        ordered = picked.astype(np.float64, copy=False)
         mean[those] = ordered.mean(1)
-        m2[those] = ((ordered - mean[those, None]) ** 2).sum(1)
+        apart = ordered - mean[those, None]
+        m2[those] = np.einsum("cn,cn->c", apart, apart)
         low[those], high[those] = ordered[:, 0], ordered[:, -1]
         first, bins, sizes = _bins_of(int(count))
         out.centre[np.ix_(those, bins)] = np.add.reduceat(ordered, first, axis=1) / sizes

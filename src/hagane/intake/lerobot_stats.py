@@ -52,7 +52,9 @@ def stats_part(features: Mapping[str, Feature], episodes: Sequence[Mapping[str, 
             colours[name] = merge(colours[name], one) if name in colours else one
             out[name] = _pictures(one)
         own.append(out)
-    return StatsPart(tuple(own), sketch_rows(np.concatenate(blocks)), colours)
+    together = np.concatenate(blocks)
+    blocks.clear()  # the largest thing here, twice
+    return StatsPart(tuple(own), sketch_rows(together), colours)
 
 
 def numeric_features(features: Mapping[str, Feature]) -> list[str]:

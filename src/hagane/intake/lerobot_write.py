@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hagane.intake.lerobot_files import DataFiles, IndexFiles, Rows, array, frame_columns, write_table
+from hagane.intake.lerobot_files import DataFiles, IndexFile, Rows, array, frame_columns, write_table
 from hagane.intake.lerobot_journal import Journal, disk_error, replace_file, sync_folder
 from hagane.intake.lerobot_layout import (
     Feature,
@@ -157,7 +157,7 @@ def write_set(
     data = DataFiles(root, features)
     tasks: dict[str, int] = {}
     builder = StatsBuilder(features)
-    index = IndexFiles(root)
+    index = IndexFile(root)
     try:
         for part in parts:
             builder.add(part.stats)
@@ -168,7 +168,7 @@ def write_set(
                 chunk, file = data.write(table, frames)
                 index.add(task, length, chunk, file, start, stats)
         data.close()
-        index.flush()
+        index.close()
         if not index.episodes:
             raise StoreError("there is no episode to write", where=str(root))
         write_table(root / "meta" / "tasks.parquet", tasks_table(list(tasks)))

@@ -22,7 +22,7 @@ from hagane.intake.lerobot_layout import Feature
 from hagane.intake.options import Options
 from hagane.intake.picture import picture_size
 from hagane.intake.rlds_layout import Folder, Leaf, Shard, open_folder
-from hagane.intake.streams import number_times, on_episode_clock, unmapped
+from hagane.intake.streams import note, number_times, on_episode_clock
 from hagane.intake.tfrecord import is_tfrecord, parse_example, read_records, scan_records
 from hagane.terms import APPLIED, Embodiment, Episode, Finding, LogError, Stream, digest_bytes
 
@@ -155,7 +155,7 @@ def _episode(
     else:
         times_ns = np.asarray(np.rint(np.arange(steps) * (1e9 / embodiment.rate_hz)), np.int64)
         text = f"the set has no time stamps: steps count at {embodiment.rate_hz:g} Hz, as the embodiment says"
-        findings.append(unmapped(name, "*", text))
+        findings.append(note(name, "*", text))
     ends = _flags(log, values, "is_last", steps, where)
     streams = {}
     for key, parts in log.plan.items():

@@ -26,6 +26,11 @@ def unmapped(episode: str, stream: str, why: str) -> Finding:
     return Finding("unmapped", episode, stream, 0, 0, why)
 
 
+def note(episode: str, stream: str, text: str, count: int = 0) -> Finding:
+    """The finding that a reader had to find out, derive or keep something otherwise; no fault."""
+    return Finding("note", episode, stream, 0, count, text)
+
+
 def nearest_index(times_ns: NDArray[np.int64], at_ns: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each time of `at_ns` the index of the nearest of `times_ns` (sorted, not empty), and the distance."""
     right = np.clip(np.searchsorted(times_ns, at_ns), 1, max(len(times_ns) - 1, 1))
