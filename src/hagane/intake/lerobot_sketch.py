@@ -11,7 +11,7 @@ Ertl, arXiv 1902.04023, with the log-odds scale (its k2), which is finest where 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 _BINS = 1024
 _EDGE = 1e-6
 _BLOCK = 1 << 18
+_VALUES = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +70,24 @@ def empty_sketch(columns: int) -> Sketch:
 
 
 def sketch_rows(rows: NDArray[Any]) -> Sketch:
-    """Sketch of [N, C] samples; NaN entries are absent. Large inputs are taken in blocks."""
-    total = empty_sketch(rows.shape[1])
+    """Sketch of [N, C] samples; NaN entries are absent. Large inputs are taken in blocks of rows and of columns."""
+    columns = rows.shape[1]
+    total = empty_sketch(columns)
     for at in range(0, len(rows), _BLOCK):
-        total = merge(total, _sketch_block(np.asarray(rows[at : at + _BLOCK])))
+        # columns are independent: a few at a time keep what is copied and sorted small
+        block = rows[at : at + _BLOCK]
+        step = max(1, _VALUES // max(len(block), 1))
+        total = merge(
+            total, _beside([_sketch_block(np.asarray(block[:, c : c + step])) for c in range(0, columns, step)])
+        )
     return total
+
+
+def _beside(parts: list[Sketch]) -> Sketch:
+    """Sketches of different columns as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Sketch(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Sketch)))
 
 
 def sketch_pixels(images: Iterable[NDArray[np.uint8]]) -> Sketch:
