@@ -44,14 +44,78 @@ TESTED = {
     "a disk that fills: training": "test_train.test_a_full_disk_is_one_message_and_the_run_goes_on_later",
     "port in use": "test_drive.test_a_port_in_use_ends_the_serve_verb",
     "a client that sends nonsense": "test_serve.test_nonsense_gets_a_text_and_1011_and_others_go_on",
+    # data: what foreign bytes can do
+    "an empty file": "test_intake_detect.test_what_is_no_log",
+    "a wrong extension": "test_intake_can_logs.test_the_content_decides_what_a_log_is",
+    "a wrong extension: ROS": "test_intake_ros_bad.test_the_name_does_not_decide",
+    "a Parquet called .csv, no footer, a gz bomb": "test_intake_historian_forms"
+    ".test_wrong_extension_missing_footer_and_packed_zeros",
+    "a truncated log: ROS bags": "test_intake_ros_bad.test_a_cut_bag_is_refused_or_gives_what_is_whole",
+    "a truncated log: BLF and ASC": "test_intake_can_logs.test_a_log_cut_at_any_byte_is_refused_or_gives_whole_frames",
+    "a truncated log: MDF": "test_intake_mdf.test_a_file_cut_at_any_byte_is_one_message",
+    "a truncated log: Parquet, long CSV, gz": "test_intake_historian_forms"
+    ".test_a_file_cut_anywhere_is_refused_or_gives_true_rows",
+    "a truncated log: Tennessee Eastman": "test_intake_tep.test_a_file_cut_anywhere_is_refused_or_gives_true_rows",
+    "a truncated log: HDF5": "test_intake_hdf5.test_truncated_files_are_refused",
+    "a truncated or damaged log: RLDS": "test_intake_rlds.test_sets_that_are_wrong_get_one_message",
+    "a zip bomb: ROS and MCAP": "test_intake_ros_bad.test_bombs_are_refused_before_they_are_inflated",
+    "a zip bomb: BLF": "test_intake_can_logs.test_a_container_that_lies_is_refused_before_it_fills_memory",
+    "a zip bomb: MDF": "test_intake_mdf.test_a_compressed_block_that_lies_is_refused_before_it_fills_memory",
+    "a zip bomb and links: HDF5": "test_intake_hdf5.test_what_is_refused",
+    "a bomb: XML": "test_intake_commonroad.test_what_is_refused",
+    "an array that claims gigabytes": "test_intake_can_logs.test_an_array_that_claims_gigabytes_is_refused",
+    "a link out of the folder": "test_intake_detect.test_links_out_of_a_folder_are_refused",
+    "a bag whose metadata leads out of its folder": "test_intake_ros_bad.test_metadata_that_leads_astray",
+    "links out of a LeRobot set, row and video counts": "test_lerobot_v21.test_damaged_sets_get_one_message",
+    "mixed endianness: CAN": "test_intake_can_dbc.test_both_byte_orders_in_one_message_equal_cantools",
+    "mixed endianness: CDR": "test_intake_ros_bad.test_mixed_byte_order_in_one_topic",
+    "unsorted and repeated stamps: CAN": "test_intake_can_logs.test_unsorted_and_repeated_stamps_are_findings",
+    "unsorted and repeated stamps: ROS": "test_intake_ros.test_unsorted_and_repeated_stamps_are_findings",
+    "unsorted and repeated stamps: historian": "test_intake_historian_forms.test_newest_first_and_repeated_stamps",
+    "topics that vanish mid-file": "test_intake_ros.test_a_topic_that_vanishes_is_a_finding",
+    "a tag that vanishes mid-file": "test_intake_historian_forms.test_a_vanished_tag_is_said_and_not_filled",
+    "a message type that nobody defines": "test_intake_ros.test_old_bags_take_definitions_from_a_folder",
+    "a DBC with broken lines": "test_intake_can_dbc"
+    ".test_a_lost_signal_is_refused_when_asked_for_and_a_finding_when_not",
+    "a DBC in Shift-JIS": "test_intake_can_dbc.test_dbc_files_in_other_encodings",
+    "a CSV in Shift-JIS": "test_intake_historian_text.test_encodings_are_found_and_said",
+    "an encoding that cannot be found": "test_intake_historian_text.test_other_encodings_must_be_told",
+    "an hour that summer time repeats or drops": "test_intake_historian_text.test_an_hour_that_never_was_is_refused",
+    "an OPC UA server lost on the way": "test_intake_opcua.test_a_connection_lost_on_the_way_is_one_message",
+    "a flipped byte in a tfrecord": "test_intake_rlds.test_every_flipped_byte_of_a_shard_is_found",
+    "a picture of another size, or half a picture": "test_catalog_pictures.test_a_picture_of_another_size_is_refused",
+    "a flipped byte in cache or video": "test_catalog_pictures.test_a_flipped_byte_names_file_and_episode",
+    "a flipped byte in Parquet": "test_catalog.test_damage_in_a_parquet_file_is_told_by_episode",
+    "one bad log among many": "test_catalog_workers.test_one_bad_log_in_a_pool_refuses_all_of_it",
+    "a worker that dies": "test_catalog_workers.test_a_worker_that_dies_is_one_message",
+    "data that changed under a run": "test_train_changes.test_an_unrecorded_change_is_refused",
+    "an export of a damaged set": "test_export.test_damage_is_named_and_nothing_is_left",
+    "a disk that fills: export": "test_export.test_a_really_full_disk",
+    "an export that the contract does not grant": "test_export.test_without_the_purpose_nothing_is_written",
+    "an output folder that exists": "test_export.test_what_exists_is_not_touched",
+    "bad input to the catalog's verbs": "test_catalog_cli.test_bad_input_is_one_message_and_writes_nothing",
+    "a split of data that changed": "test_split.test_a_loader_is_told_sides_and_is_stopped_when_data_changed",
+    "a log or set that cannot be examined": "test_doctor_cli.test_one_message_for_bad_input",
+    "metadata that does not agree": "test_doctor_cli.test_metadata_that_does_not_agree",
+    "words in the data on a page": "test_dataset_page.test_words_of_the_data_cannot_break_out",
 }
+NEEDS = {
+    "test_intake_can": "cantools",
+    "test_intake_mcap": "mcap",
+    "test_intake_hdf5": "h5py",
+    "test_intake_opcua": "asyncua",
+    "test_intake_mdf": "asammdf",
+    "test_intake_ros": "rosbags",
+}
+"""Modules of tests by the optional library that they need."""
 
 
 @pytest.mark.parametrize("item", TESTED)
 def test_every_item_of_the_list_is_tested(item: str) -> None:
     module, _, function = TESTED[item].partition(".")
-    if module in ("test_intake_can", "test_intake_mcap"):
-        pytest.importorskip("cantools" if module == "test_intake_can" else "mcap")
+    for part, library in NEEDS.items():
+        if module.startswith(part):
+            pytest.importorskip(library)
     assert callable(getattr(importlib.import_module(f"tests.{module}"), function))
 
 

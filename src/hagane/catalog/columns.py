@@ -29,7 +29,7 @@ from hagane.terms import CorruptError, Embodiment, Reading, canonical_json, dige
 
 VERSION = 2
 PictureMode = Literal["jpeg", "video"]
-"""How a cache keeps pictures: each by itself, or a video an episode at about a fifteenth of the bytes."""
+"""How a cache keeps pictures: each by itself, or a video an episode at about a tenth of the bytes."""
 PICTURE_MODES: tuple[PictureMode, ...] = get_args(PictureMode)
 
 

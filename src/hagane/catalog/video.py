@@ -1,4 +1,4 @@
-"""The cache for little disk: the pictures of an episode as one video, about a fifteenth of the bytes of JPEGs.
+"""The cache for little disk: the pictures of an episode as one video, about a tenth of the bytes of JPEGs.
 
 A single frame out of a video costs the decoding of all frames since the last key frame, so samples are drawn from a
 pool of whole episodes (`hagane.catalog.order.PoolOrder`), each decoded once for all its samples, in sequence. AV1 by

@@ -53,7 +53,7 @@ class TrainConfig:
     held_out_samples: int = 384
     """Samples of each such look."""
     pictures: Literal["jpeg", "video"] = "jpeg"
-    """How the training cache keeps pictures: "video" takes a fifteenth of the disk and draws from pools of episodes."""
+    """How the training cache keeps pictures: "video" takes a tenth of the disk and draws from pools of episodes."""
     loader_workers: int = 0
     """Threads that make batches ahead of time; 0 makes each when it is needed."""
     split: str = ""
