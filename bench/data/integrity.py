@@ -92,7 +92,7 @@ def prove(folder: Path) -> str:
         try:
             loader.at(0)
         except CorruptError as e:
-            return str(e).splitlines()[0]
+            return str(e).splitlines()[0].removeprefix(f"{name}/copy/")
     raise RuntimeError("a flipped byte was not found: the loader does not check")
 
 

@@ -115,7 +115,7 @@ def main() -> int:
         "machine": machine(),
         "load_average": {"before": load, "after": os.getloadavg()},
         "seconds": round(time.monotonic() - began, 1),
-        "data": {"episodes": args.episodes, "steps": args.steps, "seed": args.seed, "folder": work.name},
+        "data": {k: getattr(args, k) for k in ("episodes", "steps", "seed", "quality", "picture_bytes")},
         "decode_settings": settings,
         "rows": {r.name: report(r, passes.get(r.name, []), walls.get(r.name, []), args) for r in rows},
         CEILING: summary(passes.get(CEILING, [])),
@@ -136,6 +136,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=24)
     parser.add_argument("--steps", type=int, default=100, help="control steps an episode")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quality", type=int, default=92, help="of the JPEGs: their size decides what decoding costs")
     parser.add_argument("--rounds", type=int, default=5, help="alternations (3 at least for figures to publish)")
     parser.add_argument("--seconds", type=float, default=1.5, help="CPU seconds of one pass, about")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
@@ -150,7 +151,7 @@ def arguments() -> argparse.Namespace:
 
 def make_source(args: argparse.Namespace) -> Path:
     """Make the content once; returns its folder, which every format shares."""
-    spec = f"Spec({args.episodes}, {args.steps}, {args.seed})"
+    spec = f"Spec({args.episodes}, {args.steps}, {args.seed}, {args.quality})"
     code = f"from pathlib import Path; from source import *; s = {spec}; w = Path({str(args.work)!r}) / s.key"
     code += "; made = make_source(w / 'source', s); print(w); print(made.offsets[-1] / len(made) / 2)"
     say("making the source")
@@ -158,7 +159,8 @@ def make_source(args: argparse.Namespace) -> Path:
     if done.returncode:
         raise SystemExit(f"bench-data: the source cannot be made:\n{done.stderr}")
     folder, size = done.stdout.split()
-    say(f"{args.episodes * args.steps} samples, a picture has {float(size) / 1000:.1f} KB: {folder}")
+    args.picture_bytes = round(float(size))
+    say(f"{args.episodes * args.steps} samples, a picture has {args.picture_bytes / 1000:.1f} KB: {folder}")
     return Path(folder)
 
 

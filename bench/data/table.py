@@ -52,6 +52,7 @@ def text(result: dict[str, Any], markdown: bool = False) -> str:
     load = result["load_average"]
     head = f"{result['date']}, {kind['cpu']}, {kind['cores']} cores, Python {kind['python']}, "
     head += f"load average {load['before'][0]:.1f} before, {load['after'][0]:.1f} after"
+    head += f", JPEGs of {result['data']['picture_bytes'] / 1000:.1f} KB"
     body = _markdown(lines) if markdown else _plain(lines)
     return "\n".join([head, "", *body, "", *_verdicts(result["ratios"])])
 
