@@ -24,7 +24,7 @@ help:
 	@echo "make test-all       the slow ones too"
 	@echo "make check          ruff, mypy, and the floors of the house"
 	@echo "make bench          measurements under bench/"
-	@echo "make bench-data     training data beside LeRobot, Lance, WebDataset and HDF5 (six minutes; three environments)"
+	@echo "make bench-data     loading beside LeRobot, Lance, WebDataset, HDF5; checks, faults, memory (half an hour, 3 environments)"
 	@echo "make bench-lerobot  our LeRobot sets in the peer's own loader, in an environment of its own"
 	@echo "make names          write tests/public_names.txt again after a public name was added on purpose"
 	@echo "make setup          only the environment in $(VENV)"

@@ -125,7 +125,7 @@ def statistics_under_limit(limit_mb: int, folder: Path) -> dict[str, Any]:
             worst = max(worst, abs(got / want - 1))
         assert abs(stats.mean[column] - exact[:, k].mean(dtype=np.float64)) < 1e-4
     shutil.rmtree(folder)
-    return {**out, "worst error of q01 and q99": round(worst, 5), "ok": worst < 0.01}
+    return {**out, "worst error of q01 and q99": round(worst, 5), "ok": bool(worst < 0.01)}
 
 
 def main() -> int:
