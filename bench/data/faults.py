@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from run import machine
 from tests.catalog_fixture import ARM, ROAD, Home, make_home
 from tests.catalog_fixture import episodes as plain_episodes
 from tests.intake_cases import LINE
@@ -306,7 +308,8 @@ def main() -> int:
             rows[name] = job(Path(folder)) | {"seconds": round(time.monotonic() - began, 1)}
         print(f"{name}: {json.dumps(rows[name])}", flush=True)
     if o.out:
-        o.out.write_text(json.dumps(rows, indent=1) + "\n")
+        told = {"date": str(date.today()), "machine": machine(), "rows": rows}
+        o.out.write_text(json.dumps(told, indent=1) + "\n")
     return 0 if all(r["ok"] for r in rows.values()) else 1
 
 

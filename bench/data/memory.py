@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from run import machine
 from tests.catalog_fixture import make_home
 from tests.pictures_fixture import EYES, episodes
 
@@ -142,7 +144,8 @@ def main() -> int:
         out["statistics under a limit"] = statistics_under_limit(o.limit_mb, Path(folder) / "site")
         print(f"statistics under a limit: {json.dumps(out['statistics under a limit'])}", flush=True)
     if o.out:
-        o.out.write_text(json.dumps(out, indent=1) + "\n")
+        told = {"date": str(date.today()), "machine": machine(), "rows": out}
+        o.out.write_text(json.dumps(told, indent=1) + "\n")
     return 0 if all(row["ok"] for row in out.values()) else 1
 
 
