@@ -219,13 +219,19 @@ def _print_episodes(catalog: Catalog, name: str) -> None:
 
 def _page(catalog: Catalog, name: str, out: Path) -> int:
     from hagane.catalog.doctor import examine_set
+    from hagane.catalog.duplicates import catalog_signatures, find_copies
     from hagane.catalog.look import Look
     from hagane.console.dataset_page import write_dataset_page
     from hagane.console.doctor_table import headline
 
     look = Look(catalog.embodiment(name))
     found = examine_set(catalog, name, [look])
-    write_dataset_page(out, found, look, catalog.embodiment(name), catalog.record(name), catalog.contract(name))
+    copies = [
+        (c.first[1], c.second[1], "is a copy of" if c.kind == "same" else "is nearly")
+        for c in find_copies(catalog_signatures(catalog, [name]))
+    ]
+    machine, record, signed = catalog.embodiment(name), catalog.record(name), catalog.contract(name)
+    write_dataset_page(out, found, look, machine, record, signed, copies)
     print(f"{headline(found)}\n  page: {out}")
     return 0
 
