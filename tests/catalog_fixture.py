@@ -66,7 +66,7 @@ def episode(machine: Embodiment, number: int, steps: int = 0, *, applied: bool =
             continue
         flags = (steps, c.places) if c.kind == "set" else (steps,)
         valid = rng.random(flags) > 0.3 if c.kind == "set" else np.ones(flags, bool)
-        streams[c.name] = Stream(times, rng.normal(size=(steps, *c.shape)).astype(np.float32), valid, c.unit, 7)
+        streams[c.name] = Stream(times, rng.normal(size=(steps, *c.shape)).astype(np.float32), valid, c.unit, 7, 3)
     for c in machine.act if actions else ():
         command = rng.normal(size=(steps, *c.shape)).astype(np.float32)
         streams[c.name] = Stream(times, command, np.ones(steps, bool), c.unit)
@@ -149,4 +149,4 @@ def same_episode(a: Episode, b: Episode) -> None:
         np.testing.assert_array_equal(s.times_ns, t.times_ns)
         np.testing.assert_array_equal(s.values, t.values)
         np.testing.assert_array_equal(s.valid, t.valid)
-        assert (s.unit, s.clock_offset_ns) == (t.unit, t.clock_offset_ns)
+        assert (s.unit, s.clock_offset_ns, s.latency_ns) == (t.unit, t.clock_offset_ns, t.latency_ns)

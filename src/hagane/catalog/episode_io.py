@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("valid_shape", pa.list_(pa.int64())),
         ("unit", pa.list_(pa.string())),
         ("clock_offset_ns", pa.int64()),
+        ("latency_ns", pa.int64()),
     ]
 )
 """Of the sidecar files. Exactly one of float32, float64, int64, text and picture holds a stream's values, row-major.
@@ -50,7 +51,7 @@ def episode_digest(episode: Episode) -> str:
     h = hashlib.sha256(canonical_json(episode_facts(episode)))
     for name in sorted(episode.streams):
         s = episode.streams[name]
-        head = [name, str(s.values.dtype), s.values.shape, s.valid.shape, s.unit, s.clock_offset_ns]
+        head = [name, str(s.values.dtype), s.values.shape, s.valid.shape, s.unit, s.clock_offset_ns, s.latency_ns]
         h.update(canonical_json(head))
         h.update(np.ascontiguousarray(s.times_ns, "<i8").tobytes())
         h.update(_content(s.values))
@@ -92,6 +93,7 @@ def episode_table(episode: Episode) -> pa.Table:
         "valid_shape": pa.array([list(s.valid.shape[1:]) for s in streams], pa.list_(pa.int64())),
         "unit": pa.array([list(s.unit) for s in streams], pa.list_(pa.string())),
         "clock_offset_ns": pa.array([s.clock_offset_ns for s in streams], pa.int64()),
+        "latency_ns": pa.array([s.latency_ns for s in streams], pa.int64()),
     }
     for kind in ("float32", "float64", "int64"):
         flat = [s.values.reshape(-1) if k == kind else None for s, k in zip(streams, kinds, strict=True)]
@@ -200,4 +202,5 @@ def _stream(row: Mapping[str, Any]) -> Stream:
     else:
         values = flat(kind).astype(dtype, copy=False).reshape(shape)
     valid = flat("valid").astype(np.bool_, copy=False).reshape((len(times), *row["valid_shape"].as_py()))
-    return Stream(times, values, valid, tuple(row["unit"].as_py()), int(row["clock_offset_ns"].as_py()))
+    clock_ns, latency_ns = (int(row[name].as_py()) for name in ("clock_offset_ns", "latency_ns"))
+    return Stream(times, values, valid, tuple(row["unit"].as_py()), clock_ns, latency_ns)

@@ -72,7 +72,7 @@ def write_parquet(catalog: Catalog, name: str, folder: Path, layout: Layout) -> 
     (folder / "episodes").mkdir()
     for fact, episode in zip(facts, catalog.episodes(name, "export"), strict=True):
         table = wide_table(episode, machine) if layout == "wide" else long_table(episode, machine)
-        told = {"episode": fact.id, "task": fact.task, "clock_offset_ns": _clock_offsets(episode)}
+        told = {"episode": fact.id, "task": fact.task, **_clocks(episode)}
         _save(table.replace_schema_metadata({"hagane": json.dumps(told)}), folder / file_of(fact))
     rows = [
         {
@@ -206,8 +206,10 @@ def _spread(part: pa.Array, at: NDArray[np.int64], count: int) -> pa.Array:
     return part.take(pa.array(index, mask=index < 0))
 
 
-def _clock_offsets(episode: Episode) -> dict[str, int]:
-    return {name: int(s.clock_offset_ns) for name, s in episode.streams.items()}
+def _clocks(episode: Episode) -> dict[str, dict[str, int]]:
+    """Offset of each stream's clock, and how late its readings came."""
+    told = ("clock_offset_ns", "latency_ns")
+    return {what: {name: int(getattr(s, what)) for name, s in episode.streams.items()} for what in told}
 
 
 def _save(table: pa.Table, path: Path) -> None:

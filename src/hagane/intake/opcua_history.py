@@ -26,6 +26,7 @@ from urllib.parse import urlparse
 from zoneinfo import ZoneInfo
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hagane.intake.files import head_of, read_bytes
 from hagane.intake.opcua_client import Server, fetch
@@ -196,13 +197,21 @@ def _series(r: Readings) -> Series:
     """Readings in order of time; the two highest bits of a status are its grade (Part 4, 7.39)."""
     order = np.argsort(r.source_ns, kind="stable")
     grade = np.array([GOOD, UNCERTAIN, BAD, BAD], np.int8)[r.status[order] >> 30]
-    return Series(r.source_ns[order], r.values[order], np.ones(len(order), bool), grade, clean_unit(r.unit))
+    late_ns = _late_ns(r)
+    latency_ns = int(np.median(late_ns)) if len(late_ns) else 0
+    there = np.ones(len(order), bool)
+    return Series(r.source_ns[order], r.values[order], there, grade, clean_unit(r.unit), latency_ns)
+
+
+def _late_ns(r: Readings) -> NDArray[np.int64]:
+    """How long after its source the server stamped each reading that tells both."""
+    both = r.from_source & (r.server_ns != 0)
+    return np.asarray((r.server_ns - r.source_ns)[both], np.int64)
 
 
 def _notes(source: str, r: Readings) -> Iterator[str]:
     """What is worth saying of a node: its latency, stamps that are the server's, readings out of order."""
-    both = r.from_source & (r.server_ns != 0)
-    late_s = (r.server_ns - r.source_ns)[both] / 1e9
+    late_s = _late_ns(r) / 1e9
     if len(late_s) and late_s.any():
         median, least, most = np.median(late_s), late_s.min(), late_s.max()
         spread = f"least {least:.3f}, most {most:.3f}"

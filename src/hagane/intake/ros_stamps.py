@@ -39,6 +39,8 @@ class Times:
     """The message where that begins."""
     count: int = 0
     """Messages concerned."""
+    latency_ns: int = 0
+    """Median time from the stamps to the log's times; 0 where these are taken."""
 
 
 def stamp_paths(topic: Topic, types: Types) -> tuple[FieldPath, ...]:
@@ -73,15 +75,16 @@ def times_of(log_ns: NDArray[np.int64], fields: dict[FieldPath, Column]) -> Time
     if abs(usual_s) > _OTHER_CLOCK_S:
         text = f"header stamps are usually {_words(usual_s)} the log's times, on another clock: those are taken"
         return Times(log_ns, text, 0, len(log_ns))
+    latency_ns = round(usual_s * 1e9)
     off = unset | (np.abs(late_s - usual_s) > _OTHER_CLOCK_S)
     times_ns = np.where(off, log_ns, stamps_ns)
     if off.any():
         text = f"{off.sum()} header stamps are not set or far off: the log's times are taken for them"
-        return Times(times_ns, text, int(np.argmax(off)), int(off.sum()))
+        return Times(times_ns, text, int(np.argmax(off)), int(off.sum()), latency_ns)
     if usual_s > _LATE_S or usual_s < -_EARLY_S:
         text = f"header stamps are usually {_words(usual_s)} the log's times, at most {np.abs(late_s).max():.3f} s"
-        return Times(times_ns, text, 0, len(log_ns))
-    return Times(times_ns)
+        return Times(times_ns, text, 0, len(log_ns), latency_ns)
+    return Times(times_ns, latency_ns=latency_ns)
 
 
 def _words(late_s: float) -> str:

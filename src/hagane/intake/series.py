@@ -38,6 +38,8 @@ class Series:
     """[N] quality: `quality.GOOD`, UNCERTAIN, BAD or UNKNOWN."""
     unit: str = ""
     """Unit that the log gives; "" when it gives none."""
+    latency_ns: int = 0
+    """Median time from measurement to arrival, where the log tells both."""
 
     def __len__(self) -> int:
         return len(self.times_ns)
@@ -175,12 +177,12 @@ def _stream(channel: Channel, parts: Sequence[Series | None]) -> Stream:
     declared = units_of(channel) * (channel.places if channel.kind == "set" else 1)
     units = tuple((p.unit if p is not None else "") or u for p, u in zip(parts, declared, strict=True))
     if channel.kind == "vector":
-        return Stream(times_ns, values, np.asarray(present.all(1)), units)
+        return Stream(times_ns, values, np.asarray(present.all(1)), units, latency_ns=lead.latency_ns)
     values, present = values.reshape(-1, *channel.shape), present.reshape(-1, *channel.shape)
     # an absent object is an empty first cell; a hole in a present one stays a NaN for the checks to find
     valid = present[:, :, 0]
     values[~valid] = 0.0
-    return Stream(times_ns, values, valid, units[: channel.columns])
+    return Stream(times_ns, values, valid, units[: channel.columns], latency_ns=lead.latency_ns)
 
 
 def _quality(span: Span, name: str, parts: Sequence[Series]) -> list[Finding]:

@@ -139,11 +139,13 @@ def _stream(channel: Channel, parts: list[_Part], remarks: list[Remark]) -> Stre
             at_ns = int(job.times.times_ns[found.first_lost])
             text = f"{found.lost} pictures cannot be read and are left out"
             remarks.append(Remark("missing", channel.name, at_ns, found.lost, text))
-        return Stream(job.times.times_ns[found.rows], found.values, np.ones(len(found.rows), bool))
+        times_ns, there = job.times.times_ns[found.rows], np.ones(len(found.rows), bool)
+        return Stream(times_ns, found.values, there, latency_ns=job.times.latency_ns)
     if channel.kind == "text":
         column = job.fields[path]
         texts = np.array([_text(v, path, job.where) for v in column.values] or [], object)
-        return Stream(job.times.times_ns[column.rows], texts, np.ones(len(texts), bool))
+        times_ns, there = job.times.times_ns[column.rows], np.ones(len(texts), bool)
+        return Stream(times_ns, texts, there, latency_ns=job.times.latency_ns)
     return _vector(channel, parts)
 
 
@@ -167,7 +169,8 @@ def _vector(channel: Channel, parts: list[_Part]) -> Stream:
         values[:, k] = numbers[order][index]
         present[:, k] = distance <= period_ns / 2
     values[~present] = np.nan
-    return Stream(times_ns, values, np.asarray(present.all(1)), units_of(channel))
+    valid = np.asarray(present.all(1))
+    return Stream(times_ns, values, valid, units_of(channel), latency_ns=first.times.latency_ns)
 
 
 def _numbers(values: NDArray[Any], path: FieldPath, where: str) -> NDArray[np.float64]:

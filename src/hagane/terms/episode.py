@@ -34,6 +34,8 @@ class Stream:
     """Unit of the values, one for all columns or one a column."""
     clock_offset_ns: int = 0
     """Added to the source's own stamps to reach the episode's clock."""
+    latency_ns: int = 0
+    """Median time from measurement to arrival, where the log tells both; 0 where it does not."""
 
     def __post_init__(self) -> None:
         if not len(self.times_ns) == len(self.values) == len(self.valid):
