@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,16 @@ def test_a_recording_comes_back_through_intake(tmp_path: Path) -> None:
     assert episode.streams["agents"].valid.tolist() == [[True, False]] * 10
     assert episode.streams["drive.applied"].values[3].tolist() == [3.5, -3.0]
     assert episode.streams["horn"].values[3].tolist() == [1.0]
+
+
+def test_a_machine_whose_logs_have_another_form_is_recorded_too(tmp_path: Path) -> None:
+    """The demo's arm: its sources name features of a LeRobot set, which a recording does not have."""
+    record(tmp_path / "run.mcap")
+    ego = replace(CAR.observe[0], source=("observation.ego",))
+    drive = replace(CAR.act[0], source=("action",))
+    machine = replace(CAR, observe=(ego, *CAR.observe[1:]), act=(drive, CAR.act[1]))
+    (episode,) = read_logs(tmp_path / "run.mcap", machine)
+    assert len(episode.streams["ego"]) == 20 and len(episode.streams["drive"]) == 20
 
 
 def test_the_file_is_plain_mcap_with_checksums(tmp_path: Path) -> None:

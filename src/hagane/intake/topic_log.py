@@ -115,10 +115,9 @@ def wanted_topics(embodiment: Embodiment) -> Wanted:
     exact: set[str] = set()
     for channel in embodiment.channels():
         exact |= {channel.name, channel.name + APPLIED}
-        if channel.kind == "vector":
-            exact |= {s.lstrip("/") for s in column_sources(channel)}
-        else:
-            exact |= {s.lstrip("/") for s in channel.source}
+        # sources of another format may lie here too: our own recordings need none, and others are judged when read
+        sources = channel.source or (column_sources(channel) if channel.kind == "vector" else ())
+        exact |= {s.lstrip("/") for s in sources}
 
     def wanted(topic: str) -> bool:
         plain = topic.lstrip("/")
