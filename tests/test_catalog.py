@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
+import tracemalloc
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from hagane.terms import (
     Refused,
     StoreError,
     Stream,
+    digest_value,
 )
 from tests.catalog_fixture import ARM, MACHINES, MILL, ROAD, SITE, episode, episodes, filled, make_home, same_episode
 
@@ -259,3 +264,40 @@ def test_applied_actions_default_to_commands_and_may_be_absent(tmp_path: Path) -
     assert not columns.command_valid_T[second].any() and columns.observe["joints"].valid[second].all()
     np.testing.assert_array_equal(columns.applied["grip"].values[third], made[2].streams["grip" + APPLIED].values)
     assert columns.tasks == ("task 0", "task 1", "task 0")
+
+
+def test_a_cache_of_another_set_or_version_is_not_used(tmp_path: Path) -> None:
+    home = make_home(tmp_path)
+    catalog, signed = home.catalog(), home.contract(MILL, "mill-a", "mill-b")
+    for n, name in enumerate(("mill-a", "mill-b")):
+        catalog.add(name, MILL, signed, episodes(MILL, 3, first=3 * n))
+    a, b = (next((tmp_path / "catalog" / "cache").glob(f"mill-{x}-*")) for x in "ab")
+    shutil.rmtree(a)
+    shutil.copytree(b, a)  # whose contract would be asked, and whose data be read?
+    with pytest.raises(CorruptError, match=r"index\.json.*differs"):
+        home.catalog().columns("mill-a", "anchor")
+    shutil.rmtree(a)
+    told = json.loads((b / "index.json").read_bytes())
+    told.pop("sha256")
+    told["version"] -= 1
+    (b / "index.json").write_text(json.dumps({**told, "sha256": digest_value(told)}))
+    assert home.catalog().verify("mill-b") > 5  # an earlier version's cache is no damage: it is built again
+    assert home.catalog().columns("mill-b", "anchor").name == "mill-b"
+
+
+def test_verifying_a_cache_takes_little_memory_whatever_its_episodes(tmp_path: Path) -> None:
+    """One long episode among many short ones: their number times its length must not be held."""
+    home = make_home(tmp_path)
+    home.catalog().add("mill-demo", MILL, home.contract(MILL), [episode(MILL, 0, steps=4000)])
+    columns = home.catalog().columns("mill-demo", "anchor")
+    none = np.zeros(5000, np.int64)
+    many = replace(
+        columns,
+        start_E=np.concatenate([none, columns.start_E]),
+        length_E=np.concatenate([none, columns.length_E]),
+    )
+    tracemalloc.start()
+    many.verify()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20

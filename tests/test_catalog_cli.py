@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from hagane.catalog import store
+from hagane.catalog.contents import disk_bytes
+from hagane.catalog.episode_io import read_episode
 from hagane.catalog.split import load_split
 from hagane.cli import main
 from hagane.cli.catalog import Ls, Show, Verify
@@ -126,7 +133,9 @@ def test_show_lists_episodes_and_marks_the_jerky_one(tmp_path: Path, capsys: pyt
     assert code == 0 and marked == ["arm/reach/000004"] and "-1.4" in out
 
 
-def test_sample_shows_and_writes_the_same_steps(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sample_shows_and_writes_the_same_steps(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     where = ("--home", str(home.folder))
     code, out, _ = run(capsys, "sample", "arm-a", "--n", "4", *where)
     assert code == 0 and out.count(", step ") == 4 and "rad" in out and "grip" in out
@@ -135,6 +144,11 @@ def test_sample_shows_and_writes_the_same_steps(home: Home, capsys: pytest.Captu
         == run(capsys, "sample", "arm-a", "--n", "4", *where)[1]
         != run(capsys, "sample", "arm-a", "--n", "4", "--seed", "1", *where)[1]
     )
+    with monkeypatch.context() as patch:
+        opened: list[str] = []
+        patch.setattr(store, "read_episode", lambda fact, *more: opened.append(fact["id"]) or read_episode(fact, *more))
+        assert run(capsys, "sample", "arm-a", "--n", "1", *where)[0] == 0
+        assert len(opened) == 1  # of a large set, only what is shown is read
     paths = [home.folder / f"s.{kind}" for kind in ("parquet", "jsonl")]
     for path in paths:
         assert run(capsys, "sample", "arm-a", "--n", "4", "--out", str(path), *where)[0] == 0
@@ -215,3 +229,62 @@ def test_export_says_what_left(home: Home, capsys: pytest.CaptureFixture[str], t
     code, out, _ = run(capsys, "export", "arm-a", "--to", to, "--out", str(out_folder), "--home", str(home.folder))
     assert code == 0 and "contract of member-robots" in out and "until 2099-12-31" in out
     assert (out_folder / "croissant.json").exists() and (out_folder / "contract.toml.sig").exists()
+
+
+def test_ls_lists_the_others_beside_a_damaged_set(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    path = home.folder / "catalog" / "sets" / "arm-b" / "hagane" / "embodiment.toml"
+    path.write_bytes(path.read_bytes() + b"#")
+    code, out, _ = run(capsys, "ls", "--json", "--home", str(home.folder))
+    told = json.loads(out)
+    assert code == 1 and [d["name"] for d in told["datasets"]] == ["arm-a", "road-demo"]
+    assert str(path) in told["problems"]["arm-b"]
+
+
+def test_nothing_of_a_set_is_told_without_its_contract(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--home", str(home.folder))
+    code, out, err = run(capsys, "show", "road-demo", *where)
+    assert code == 1 and "purpose 'view' is not granted" in err and "outcomes" not in out
+    path = home.folder / "split.toml"  # it names episodes
+    code, _, err = run(capsys, "split", "arm-a", "road-demo", "--no-copies", "--out", str(path), *where)
+    assert code == 1 and "purpose 'view' is not granted" in err and not path.exists()
+
+
+def test_sizes_of_a_folder_that_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache is being built by another process while `ls` sums: files go between listing and looking."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "stays").write_bytes(b"123")
+    (tmp_path / "a" / "goes").write_bytes(b"12345")
+    real = os.walk
+
+    def walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for found in real(top):
+            (tmp_path / "a" / "goes").unlink(missing_ok=True)
+            yield found
+
+    monkeypatch.setattr(os, "walk", walk)
+    assert disk_bytes(tmp_path) == 3 and disk_bytes(tmp_path / "none") == 0
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    verb = [sys.executable, "-m", "hagane", "catalog", "--help"]
+    child = subprocess.Popen(verb, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stderr is not None
+    child.stdout.close()
+    said = child.stderr.read()
+    child.stderr.close()
+    assert child.wait() == 141 and said == ""
+
+
+def test_what_the_system_refuses_is_one_message(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.exists
+
+    def refuses(self: Path) -> bool:
+        if self.name == "kept.jsonl":
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self)
+
+    monkeypatch.setattr(Path, "exists", refuses)
+    code, _, err = run(capsys, "sample", "arm-a", "--out", "kept.jsonl", "--home", str(home.folder))
+    assert code == 1 and "kept.jsonl: Permission denied" in err and "next:" in err

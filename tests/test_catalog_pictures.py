@@ -11,8 +11,9 @@ import pytest
 from hagane.catalog import Ahead, Catalog, Loader, Mixture
 from hagane.catalog.order import PoolOrder, word
 from hagane.catalog.pictures import Buffers
-from hagane.catalog.video import POOL_EPISODES
-from hagane.terms import CorruptError, LogError, Part, Stream
+from hagane.catalog.video import POOL_EPISODES, VideoPictures, VideoWriter, encode_video
+from hagane.intake.picture import encode_jpeg
+from hagane.terms import CorruptError, LogError, Part, StoreError, Stream
 from tests.catalog_fixture import make_home
 from tests.pictures_fixture import EYES, SIZE, episode, episodes, picture
 from tests.test_catalog_loader import flat
@@ -128,6 +129,7 @@ def test_without_next_pictures_nothing_else_changes(catalog: Catalog) -> None:
     full, spared = loader(catalog).at(2).parts[0], loader(catalog, next_pictures=False).at(2).parts[0]
     assert set(full.next) == {"state", "left", "right"} and set(spared.next) == {"state"}
     assert full.sample_ids_N.tolist() == spared.sample_ids_N.tolist()
+    assert loader(catalog).digest != loader(catalog, next_pictures=False).digest  # equal digests give equal batches
     for name, window in spared.observation.channels.items():
         np.testing.assert_array_equal(window.values, full.observation.channels[name].values)
 
@@ -229,3 +231,21 @@ def test_pools_open_each_episode_once_an_epoch() -> None:
     again = PoolOrder(episode_N, POOL_EPISODES, word("k"))
     for at in (total + 5, 3, 2 * total - 4):
         assert again.at(at, 9).tolist() == order.at(at, 9).tolist()
+
+
+def test_pictures_of_odd_size_come_back_from_a_video(tmp_path: Path) -> None:
+    shown = [picture(0, k, 0)[:31, :47] for k in range(4)]
+    data = encode_video([encode_jpeg(p) for p in shown], 10.0)
+    writer = VideoWriter(tmp_path, "pictures-000")
+    writer.append([data], 4)
+    writer.close()
+    pictures = VideoPictures(tmp_path, "pictures-000", (31, 47, 3), 1, str)
+    out = pictures.buffer(4)
+    pictures.take(np.arange(4), out, np.arange(4))
+    assert np.abs(out.astype(float) - np.stack(shown)).mean() < 12
+
+
+def test_without_an_encoder_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hagane.catalog.video._ENCODER", {"preset": "no such preset"})
+    with pytest.raises(StoreError, match=r'pictures cannot be kept as video(.|\n)*pictures = "jpeg"'):
+        encode_video([encode_jpeg(picture(0, 0, 0))], 10.0)

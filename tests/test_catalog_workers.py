@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
 import time
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from hagane.catalog import Workers
+from hagane.catalog.fill import log_jobs
 from hagane.catalog.workers import working
+from hagane.intake.can_write import encode_can
 from hagane.intake.historian_write import write_historian
 from hagane.intake.lerobot_rows import write_episodes
+from hagane.intake.options import Options
 from hagane.terms import ConfigError, LogError, StoreError
 from tests.catalog_fixture import Home, make_home
-from tests.intake_cases import LINE, noise
+from tests.intake_cases import CAR, LINE, noise
 from tests.pictures_fixture import EYES, episodes
 
 
@@ -59,6 +70,36 @@ def test_a_pool_makes_the_same_bytes(tmp_path: Path) -> None:
 def test_a_ray_cluster_makes_the_same_bytes(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     compare(tmp_path, Workers(2, "ray"))
+
+
+JOINED = """
+from hagane.catalog.workers import Workers, working
+with working(Workers(2, "ray")) as go:
+    print(list(go(lambda n: n * n, range(5))))
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_that_was_started_before_is_joined() -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    env = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    start = [Path(sys.executable).parent / "ray", "start", "--head", "--block", f"--port={port}", "--num-cpus=1"]
+    # a short path: sockets lie in it
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        more = [f"--temp-dir={folder}", "--include-dashboard=false", "--disable-usage-stats"]
+        cluster = subprocess.Popen([*start, *more], env=env, start_new_session=True, stdout=subprocess.PIPE, text=True)
+        try:
+            assert cluster.stdout is not None
+            assert any("Ray runtime started" in line for line in cluster.stdout)
+            args = [sys.executable, "-c", JOINED]
+            done = subprocess.run(args, env=env, capture_output=True, text=True, check=False, timeout=120)
+        finally:
+            os.killpg(cluster.pid, signal.SIGKILL)
+            cluster.communicate()
+    assert done.stdout.strip().endswith("[0, 1, 4, 9, 16]"), done.stderr
 
 
 def test_groups_do_not_depend_on_who_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,8 +180,6 @@ def test_a_worker_that_dies_is_one_message(tmp_path: Path) -> None:
 
 
 def die(_: int) -> None:
-    import os
-
     os._exit(9)
 
 
@@ -166,3 +205,30 @@ def test_pictures_of_a_lerobot_set_pass_through_a_pool(tmp_path: Path) -> None:
     home = make_home(tmp_path)
     record = home.catalog().add_logs("eyes-demo", EYES, home.contract(EYES), source, workers=Workers(2))
     assert record.episodes == 3 and home.catalog().verify("eyes-demo") > 5
+
+
+def test_nothing_runs_on_after_one_bad_log(tmp_path: Path) -> None:
+    """The first log is refused while others wait: a worker that began late would make the folder again."""
+    source, home = logs(tmp_path / "logs", 8), make_home(tmp_path)
+    (source / "line-00.csv").write_text("time,COATING_TOP\noops,1\n")
+    with pytest.raises(LogError):
+        add(home, source, Workers(2))
+    assert not list((home.folder / "catalog" / "staging").iterdir())
+
+
+def test_a_pool_that_broke_and_takes_nothing_more_is_one_message() -> None:
+    """A worker may die while nobody waits for it: then it is the next item that cannot be handed over."""
+    with pytest.raises(StoreError, match="a worker process died"), working(Workers(2)) as go:
+        with suppress(StoreError, BrokenProcessPool):
+            list(go(die, [0]))
+        list(go(die, [1]))
+
+
+@pytest.mark.parametrize("which", ["given", "beside"])
+def test_logs_are_read_again_when_their_dbc_changed(tmp_path: Path, which: str) -> None:
+    log, dbc = encode_can([noise(CAR, 1, 40)], CAR, tmp_path)
+    options = Options(dbc=dbc if which == "given" else None)
+    first = log_jobs(tmp_path, log, CAR, options)
+    assert log_jobs(tmp_path, log, CAR, options) == first
+    dbc.write_text(dbc.read_text() + "\n")
+    assert log_jobs(tmp_path, log, CAR, options)[0].journal != first[0].journal

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,8 @@ from hagane.cli.doctor import DoctorOptions
 from hagane.intake import check_episode
 from hagane.intake.historian_write import write_historian
 from hagane.intake.lerobot_rows import write_episodes
-from hagane.terms import digest_file, digest_value, dump_toml
+from hagane.terms import Finding, digest_file, digest_value, dump_toml
+from hagane.terms.episode import FindingKind
 from tests.catalog_fixture import ARM, Home, episodes, make_home
 from tests.conftest import shared_data
 from tests.doctor_cases import PICKER, clean, cut, diagnose, edit, picker
@@ -112,6 +113,22 @@ def test_one_message_for_bad_input(
 def test_at_most_twelve_flags_and_advice_for_all() -> None:
     assert len(fields(DoctorOptions)) <= 12
     assert all(text and not text.endswith(".") for text in ADVICE.values())
+    assert set(get_args(FindingKind)) - {"unmapped"} <= set(ADVICE)  # that one is told as absent streams
+
+
+def test_notes_and_bad_quality_have_rows_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = make_home(tmp_path)
+    told = [
+        e.with_findings(
+            Finding("note", e.id, "*", 0, 0, "stamps carry no zone"),
+            Finding("bad-quality", e.id, "coating", 5 * 10**9, 2, "2 of 600 have the status Bad"),
+        )
+        for e in clean("mill")
+    ]
+    home.catalog().add("line", LINE, home.contract(LINE, "line"), told)
+    code, out, _ = run(capsys, "line", "--home", tmp_path)
+    assert code == 0 and "1 warning, 1 note" in out
+    assert "no fault: see that it is meant so" in out and "why the source doubts them" in out
 
 
 # metadata: a LeRobot folder, with one description wrong at a time
@@ -167,13 +184,18 @@ def slower(table: pa.Table) -> pa.Table:
         (info(lambda t: t.update(total_tasks=9)), "info.json says 9 tasks"),
         (info(lambda t: t.update(fps=10)), "does not fit 10 a second"),
         (info(lambda t: t.pop("data_path")), "cannot be followed"),
+        (info(lambda t: t.update(features=[])), "cannot be followed"),
+        (info(lambda t: t.update(fps=0)), "cannot be followed"),
+        (info(lambda t: t.update(total_frames="many")), "cannot be followed"),
+        (info(lambda t: t.update(data_path=t["data_path"].replace("data/", "out/"))), "leads out of the folder"),
         (listed(longer), "episode 1: 23 told, 21 there"),
         (rows(lambda t: t.slice(0, t.num_rows - 3)), "episode 3: 23 told, 20 there"),
         (rows(slower), "0.100 s does not fit 20 a second"),
     ],
 )
-def test_metadata_that_does_not_agree(folder: Path, plant: Callable[[Path], None], words: str) -> None:
+def test_metadata_that_does_not_agree(folder: Path, tmp_path: Path, plant: Callable[[Path], None], words: str) -> None:
     assert count_set(folder) == []
+    (folder / "out").symlink_to(tmp_path)
     plant(folder)
     found = count_set(folder)
     assert found and {(s.kind, s.severity) for s in found} == {("metadata", "serious")}
@@ -244,6 +266,17 @@ def test_a_stored_set_whose_view_lost_rows(home: Home) -> None:
     manifest.write_text(json.dumps({**told, "sha256": digest_value(told)}))
     found = [s for s in examine_set(home.catalog(), "line").symptoms if s.kind == "metadata"]
     assert len(found) == 1 and "593 there" in found[0].detail
+
+
+@pytest.mark.parametrize("pattern", ["meta/info.json", "meta/episodes/*/*.parquet", "data/*/*.parquet"])
+@pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b"PAR1 no more"), Path.unlink])
+def test_a_stored_set_whose_view_is_damaged(
+    home: Home, pattern: str, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = (home.folder / "catalog" / "sets" / "line").glob(pattern)
+    damage(path)
+    code, out, _ = run(capsys, "line", "--home", home.folder)
+    assert code == 1 and "metadata" in out and "2 episodes" in out
 
 
 def test_pictures_of_a_stored_set_are_checked_again(tmp_path: Path) -> None:

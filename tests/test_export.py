@@ -15,7 +15,7 @@ import pytest
 import hagane.catalog.export as export_module
 from hagane.catalog.export import Format, export_set, verify_export
 from hagane.intake.lerobot import read
-from hagane.seal import load_contract
+from hagane.seal import Ledger, load_contract
 from hagane.terms import CorruptError, Embodiment, Refused, StoreError, load_toml
 from tests.catalog_fixture import ARM, MILL, ROAD, Home, episodes, make_home
 
@@ -193,3 +193,19 @@ def test_the_exported_lerobot_set_can_be_read_by_plain_tools(home: Home, tmp_pat
     info = json.loads((folder / "meta" / "info.json").read_bytes())
     table = pq.read_table(folder / "data" / "chunk-000" / "file-000.parquet")
     assert info["codebase_version"] == "v3.0" and table.num_rows == info["total_frames"]
+
+
+def test_nothing_leaves_that_the_ledger_cannot_note(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog, append = home.catalog(), Ledger.append
+
+    def refuses(ledger: Ledger, kind: str, body: Any) -> int:
+        if kind == "export":
+            raise StoreError("the disk refused")
+        return append(ledger, kind, body)
+
+    monkeypatch.setattr(Ledger, "append", refuses)
+    with pytest.raises(StoreError):
+        export_set(catalog, "arm-demo", "lerobot", tmp_path / "out")
+    assert left(tmp_path / "out") == ["site"]

@@ -87,7 +87,8 @@ def test_whole_sites_are_held_out(tmp_path: Path) -> None:
 
 
 def test_a_set_that_does_not_say_its_site(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hagane.catalog.split.site_of", lambda catalog, name: "")
+    told = Catalog.record
+    monkeypatch.setattr(Catalog, "record", lambda catalog, name: replace(told(catalog, name), site=""))
     with pytest.raises(ConfigError, match="old: its record does not say at which site"):
         make_split(home.catalog(), ["old", "new"], "site", 0.3, 0)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -155,3 +157,68 @@ def test_a_division_by_site_or_episode_is_kept(site: Path) -> None:
     assert set(data.train.counts) == {"arm-demo", "road-demo"} and len(data.held_out.episodes["arm-more"]) == 6
     with pytest.raises(ConfigError, match="does not cover data set 'mill-demo'"):
         open_data(open_catalog(site), replace(config, datasets=("arm-demo", "mill-demo")))
+
+
+def record_of(site: Path) -> dict[str, Any]:
+    return dict(json.loads((site / "runs" / "it" / "record.json").read_text()))
+
+
+def test_a_resumed_run_keeps_its_place_on_record(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    halfway(site, monkeypatch)
+    import hagane.train.loop as loop
+
+    newest = latest(site / "runs" / "it" / "checkpoints")
+    assert newest is not None
+    monkeypatch.setattr(loop, "train_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run(site, "--resume") == 130  # killed before another step
+    assert (record_of(site)["steps"], record_of(site)["checkpoint_id"]) == (4, read_manifest(newest).id)
+    monkeypatch.undo()
+    assert run(site, "--resume") == 0
+    whole = record_of(site)
+    assert run(site, "--resume") == 0  # there is nothing left to do
+    assert record_of(site) == whole and whole["steps"] == 8
+    done = [e.body["checkpoint"] for e in Ledger(site / "ledger.jsonl").entries() if e.kind == "checkpoint"]
+    assert done == [whole["checkpoint_id"]] * 2
+
+
+def test_a_change_that_was_half_written_is_not_taken_for_one(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    halfway(site, monkeypatch)
+    new = changed(site, datasets=("arm-demo", "arm-more"))
+    import hagane.train.changes as module
+
+    real = module.write_file
+
+    def dies(path: Path, data: bytes) -> None:
+        if path.name == "config.toml":
+            raise KeyboardInterrupt
+        real(path, data)
+
+    monkeypatch.setattr(module, "write_file", dies)
+    assert run(site, "--resume", "--config", new) == 130
+    monkeypatch.undo()
+    assert [e.body["added"] for e in Ledger(site / "ledger.jsonl").entries() if e.kind == "mixture"] == [["arm-more"]]
+    capsys.readouterr()
+    assert run(site, "--resume") == 1
+    said = capsys.readouterr().err
+    assert "recorded at step 4 is not what the configuration says" in said and "--config NEW.toml" in said
+    assert run(site, "--resume", "--config", new) == 0
+    (change,) = changes_of(site / "runs" / "it")
+    assert (change.added, change.withdrawn) == (("arm-more",), ("road-demo",))
+
+
+@pytest.mark.parametrize("line", ["{}", "[1]", "no json", '{"step": 4}'])
+def test_a_file_of_changes_that_is_none(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    halfway(site, monkeypatch)
+    (site / "runs" / "it" / "changes.jsonl").write_text(line + "\n")
+    assert run(site, "--resume") == 1
+    assert "changes.jsonl: a line is no recorded change of data" in capsys.readouterr().err
+
+
+def test_the_loaders_threads_end_with_the_run(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (site / "first.toml").write_text(dump_toml(replace(FIRST, loader_workers=2)))
+    halfway(site, monkeypatch)
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("loader")]

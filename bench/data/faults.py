@@ -54,7 +54,7 @@ def flips(count: int, folder: Path) -> dict[str, Any]:
         catalog.columns("eyes-demo", "anchor", mode)  # type: ignore[arg-type]
     root = folder / "catalog"
     kinds: dict[str, list[Path]] = {"Parquet": [], "video": [], "cache": [], "index": []}
-    for path in sorted(p for p in root.rglob("*") if p.is_file() and p.name != ".lock"):
+    for path in sorted(p for p in root.rglob("*") if p.is_file() and ".locks" not in p.parts):
         kinds[kind_of(path)].append(path)
     rng, found, named = random.Random(0), Counter[str](), Counter[str]()
     tried = Counter[str]()

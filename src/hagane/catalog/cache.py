@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from hagane.catalog.columns import PICTURE_MODES, Columns, PictureMode, is_current, open_columns
 from hagane.catalog.columns_write import prepare_rows, write_columns
+from hagane.catalog.flat import damaged_cache
+from hagane.catalog.lock import locked
 from hagane.catalog.store import StoredSet
 from hagane.intake.lerobot_grid import align, instruction
 
@@ -20,8 +21,8 @@ class Caches:
 
     root: Path
     """The folder."""
-    locked: Callable[[], AbstractContextManager[None]]
-    """One writer at a time."""
+    locks: Path
+    """Where the lock of each cache lies: whoever builds one waits for nobody who brings data in."""
 
     def columns(self, stored: StoredSet, pictures: PictureMode) -> Columns:
         """Training columns of a data set, built from the canonical set where there are none.
@@ -37,28 +38,36 @@ class Caches:
                 prepare_rows(e.id, instruction(e, machine), align(e, machine), machine, pictures)
                 for e in stored.episodes()
             )
-            with self.locked():
+            with self._locked(folder):
                 if not is_current(folder):  # another process may have built it meanwhile
                     write_columns(folder, name, digest, machine, made, pictures)
-        return open_columns(folder, machine)
+        columns = open_columns(folder, machine)
+        if (columns.name, columns.digest) != (name, digest):
+            # a folder that somebody renamed: it would be read under another set's contract
+            raise damaged_cache(folder / "index.json")
+        return columns
 
     def put(self, stored: StoredSet, made: Path) -> None:
         """Rename a finished cache of JPEGs into place."""
         folder = self._folder(stored, "jpeg")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made.rename(folder)
+        with self._locked(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            made.rename(folder)
 
     def verify(self, stored: StoredSet) -> None:
-        """Check every byte of the caches of a data set.
+        """Check every byte of the caches of a data set; those of an earlier version are not used any more.
 
         Raises:
             CorruptError: names file and episode.
         """
         for mode in PICTURE_MODES:
             folder = self._folder(stored, mode)
-            if folder.exists():
+            if is_current(folder):
                 open_columns(folder, stored.embodiment()).verify()
+
+    def _locked(self, folder: Path) -> AbstractContextManager[None]:
+        return locked(self.locks / f"{folder.name}.cache")
 
     def _folder(self, stored: StoredSet, pictures: PictureMode) -> Path:
         ending = "" if pictures == "jpeg" else f"-{pictures}"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from hagane.catalog.columns import Columns, PictureMode
 from hagane.catalog.convert import Entry
 from hagane.catalog.fill import fill_from_logs, fill_journal, log_jobs
 from hagane.catalog.gate import Gate
+from hagane.catalog.lock import locked
 from hagane.catalog.record import DatasetRecord
 from hagane.catalog.sketch import channel_stats, merge_all, unpack_sketches
 from hagane.catalog.store import OURS, Progress, StoredSet, Target, put_contract, refuse_other, write_stored
@@ -50,7 +49,7 @@ class Catalog:
         self._contracts: dict[str, SignedContract] = {}
         self.problems: dict[str, HaganeError] = {}
         """Why a data set or its contract cannot be used, by data set name."""
-        self._caches = Caches(root / "cache", self._locked)
+        self._caches = Caches(root / "cache", root / ".locks")
         self._refresh()
 
     @classmethod
@@ -153,27 +152,30 @@ class Catalog:
     ) -> DatasetRecord:
         check_name(name, "data set name")
         signed = self._gate.require_any(signed, name, embodiment.owner)
-        with self._locked(), working(workers) as mapper:
+        work = self.root / "staging" / name
+        with self._locked(name):
             self._refresh()
-            work = self.root / "staging" / name
+            stored = self._stored(name) if name in self._sets or name in self.problems else None
             try:
-                entries = fill(work, mapper)
-                if name in self._sets or name in self.problems:
-                    stored, known = self._stored(name), self._contracts.get(name)
-                    refuse_other(stored, embodiment, [e.content for e in entries], known, signed)
-                    shutil.rmtree(work, ignore_errors=True)
-                    return self._record(stored)
-                write_stored(Target(work, name, embodiment, signed, self.site.name), entries, mapper, progress)
-                self._publish(work, name)
+                # the workers are gone before anything is removed: a late one would make its folder again
+                with working(workers) as mapper:
+                    entries = fill(work, mapper)
+                    if stored is None:
+                        target = Target(work, name, embodiment, signed, self.site.name)
+                        digest = write_stored(target, entries, mapper, progress)
+                        # before it is there, so that nothing is there that the ledger does not know
+                        self._gate.note("add", name, signed, {"digest": digest, "episodes": len(entries)})
+                        self._publish(work, name)
             except (LogError, ConfigError):
                 # the input itself is refused: nothing of it stays here
                 shutil.rmtree(work, ignore_errors=True)
                 raise
             except OSError as e:
                 raise disk_error(e, work) from None
-        record = self.record(name)
-        self._gate.note("add", name, signed, {"digest": record.digest, "episodes": record.episodes})
-        return record
+            shutil.rmtree(work, ignore_errors=True)
+            if stored is not None:
+                refuse_other(stored, embodiment, [e.content for e in entries], self._contracts.get(name), signed)
+        return self.record(name)
 
     def renew(self, name: str, signed: SignedContract) -> DatasetRecord:
         """Put a newer contract of the same owner beside a data set.
@@ -184,10 +186,10 @@ class Catalog:
         """
         stored = self._stored(name)
         signed = self._gate.require_any(signed, name, stored.embodiment().owner)
-        with self._locked():
+        with self._locked(name):
+            self._gate.note("renew", name, signed, {"digest": stored.record["digest"]})
             put_contract(stored.folder / OURS, signed)
             self._refresh()
-        self._gate.note("renew", name, signed, {"digest": stored.record["digest"]})
         return self.record(name)
 
     def ls(self) -> tuple[DatasetRecord, ...]:
@@ -234,15 +236,34 @@ class Catalog:
         owner = str(self._stored(name).record["owner"])
         return self._gate.decide(self._contracts.get(name), name, owner, purpose)
 
-    def episodes(self, name: str, purpose: str) -> Iterator[Episode]:
-        """The episodes as they were added: native rates, findings included.
+    def ask(self, name: str, purpose: str) -> None:
+        """Go on only if the contract permits to read a data set for a purpose; the ledger notes it. Whatever gives
+        data away asks here first.
+
+        Raises:
+            StoreError: as `record`; ContractError: its contract does not verify.
+            Refused: the contract does not permit it.
+        """
+        stored = self._stored(name)
+        if name in self.problems:
+            raise self.problems[name]
+        signed = self._contracts[name]
+        self._gate.require(signed, name, str(stored.record["owner"]), purpose)
+        self._gate.note("read", name, signed, {"purpose": purpose, "digest": stored.record["digest"]})
+
+    def note(self, kind: str, name: str, body: Mapping[str, Any]) -> None:
+        """Write down in the ledger what was done with a data set, under which contract."""
+        self._gate.note(kind, name, self._contracts.get(name), body)
+
+    def episodes(self, name: str, purpose: str, only: Container[int] | None = None) -> Iterator[Episode]:
+        """The episodes as they were added: native rates, findings included; all, or those of some numbers from 0.
 
         Raises:
             Refused: the contract does not permit it.
             CorruptError: stored bytes differ from their digest; names the file.
         """
-        self._read(name, purpose)
-        return self._stored(name).episodes()
+        self.ask(name, purpose)
+        return self._stored(name).episodes(only)
 
     def stats(self, name: str | Sequence[str], purpose: str) -> dict[str, ChannelStats]:
         """Statistics by channel, action channels included; of several data sets of one machine together.
@@ -255,7 +276,7 @@ class Catalog:
         names = [name] if isinstance(name, str) else list(name)
         parts = []
         for one in names:
-            self._read(one, purpose)
+            self.ask(one, purpose)
             path = f"{OURS}/stats.npz"
             parts.append(unpack_sketches(self._stored(one).bytes(path), str(self._stored(one).folder / path)))
         if len({self._stored(n).record["embodiment"] for n in names}) != 1:
@@ -269,7 +290,7 @@ class Catalog:
             Refused: the contract does not permit it.
             CorruptError: stored bytes differ from their digest; names the file.
         """
-        self._read(name, purpose)
+        self.ask(name, purpose)
         return self._caches.columns(self._stored(name), pictures)
 
     def verify(self, name: str) -> int:
@@ -284,23 +305,6 @@ class Catalog:
         load_contract(stored.folder / OURS / "contract.toml", self.trust)
         self._caches.verify(stored)
         return count
-
-    def outcome_counts(self, name: str) -> dict[str, int]:
-        """Episodes of a data set by outcome ("" where unknown). Needs no permission, as `ls`."""
-        return dict(sorted(Counter(str(f["outcome"]) for f in self._stored(name).facts()).items()))
-
-    def finding_counts(self, name: str) -> dict[str, int]:
-        """Findings of a data set by kind. Needs no permission, as `ls`."""
-        kinds = Counter(str(x["kind"]) for f in self._stored(name).facts() for x in f["findings"])
-        return dict(sorted(kinds.items()))
-
-    def _read(self, name: str, purpose: str) -> None:
-        stored = self._stored(name)
-        if name in self.problems:
-            raise self.problems[name]
-        signed = self._contracts[name]
-        self._gate.require(signed, name, str(stored.record["owner"]), purpose)
-        self._gate.note("read", name, signed, {"purpose": purpose, "digest": stored.record["digest"]})
 
     def _stored(self, name: str) -> StoredSet:
         if name in self._sets:
@@ -318,7 +322,6 @@ class Catalog:
         sync_folder(sets)
         self._refresh()
         self._caches.put(self._stored(name), work / "columns")
-        shutil.rmtree(work, ignore_errors=True)
 
     def _refresh(self) -> None:
         """Read the folders and verify contracts. The folders are all there is: nothing beside them can be wrong."""
@@ -338,9 +341,6 @@ class Catalog:
         kept = (r["embodiment"], r["owner"], r["episodes"], r["steps"], r["seconds"], r["digest"])
         return DatasetRecord(name, *kept, contract, path, r["findings"], r.get("site", ""))
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One writer at a time; a killed writer lets go by dying."""
-        with (self.root / ".lock").open("a") as f:
-            fcntl.flock(f, fcntl.LOCK_EX)
-            yield
+    def _locked(self, name: str) -> AbstractContextManager[None]:
+        """One writer of a data set at a time; others are read and brought in meanwhile."""
+        return locked(self.root / ".locks" / f"{name}.set")

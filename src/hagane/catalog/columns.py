@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 
 from hagane.catalog.flat import check_digest, check_size, damaged_cache, map_bytes, view_of
 from hagane.catalog.pictures import Pictures
-from hagane.catalog.rows import SEEN, RowLayout
+from hagane.catalog.rows import RowLayout
 from hagane.catalog.video import VideoPictures
 from hagane.terms import CorruptError, Embodiment, Reading, canonical_json, digest_bytes
 
 VERSION = 2
+_BLOCK = 1 << 15
 PictureMode = Literal["jpeg", "video"]
 """How a cache keeps pictures: each by itself, or a video an episode at about a tenth of the bytes."""
 PICTURE_MODES: tuple[PictureMode, ...] = get_args(PictureMode)
@@ -146,7 +147,8 @@ class Columns:
         Raises:
             CorruptError: names the file, and the episode where it can.
         """
-        self.check(self.start_E, self.start_E + self.length_E)
+        for first in range(0, len(self), _BLOCK):
+            self.check(np.array([first]), np.array([min(first + _BLOCK, len(self))]))
         for source in self.pictures.values():
             source.check()
         for name, told in read_facts(self.folder)["files"].items():
@@ -232,8 +234,3 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if digest_bytes(canonical_json(facts)) != told or facts["version"] != VERSION:
         raise damaged_cache(path)
     return facts
-
-
-def seen_steps(columns: Columns) -> NDArray[np.bool_]:
-    """[T] steps at which some channel has a valid value."""
-    return (columns.flags_T & SEEN) > 0

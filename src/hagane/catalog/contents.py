@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from hagane.catalog.catalog import Catalog
+from hagane.catalog.manifest import NAME as MANIFEST
+from hagane.catalog.manifest import read_manifest
 from hagane.catalog.sketch import unpack_sketches
 from hagane.catalog.store import OURS, StoredSet
 from hagane.intake.lerobot_sketch import Sketch
@@ -87,19 +91,8 @@ def files_of(catalog: Catalog, name: str) -> tuple[FileFacts, ...]:
     Raises:
         StoreError: as `folder_of`.
     """
-    folder = folder_of(catalog, name)
-    StoredSet(folder)  # checks the manifest against its own digest
-    listed = json.loads((folder / OURS / "manifest.json").read_bytes())["files"]
+    listed = read_manifest(folder_of(catalog, name) / OURS / MANIFEST)
     return tuple(FileFacts(path, f["sha256"], f["bytes"]) for path, f in sorted(listed.items()))
-
-
-def site_of(catalog: Catalog, name: str) -> str:
-    """Name of the site where a data set was brought in; "" where its record does not say.
-
-    Raises:
-        StoreError: as `folder_of`.
-    """
-    return str(StoredSet(folder_of(catalog, name)).record.get("site", ""))
 
 
 def sketches_of(catalog: Catalog, name: str, purpose: str) -> dict[str, Sketch]:
@@ -108,12 +101,18 @@ def sketches_of(catalog: Catalog, name: str, purpose: str) -> dict[str, Sketch]:
     Raises:
         Refused: the contract does not permit it; CorruptError: stored bytes differ from their digest.
     """
-    catalog.stats(name, purpose)  # asks the contract
+    catalog.ask(name, purpose)
     path = f"{OURS}/stats.npz"
     stored = StoredSet(folder_of(catalog, name))
     return unpack_sketches(stored.bytes(path), str(stored.folder / path))
 
 
 def disk_bytes(folder: Path) -> int:
-    """Bytes of all files under a folder; 0 when it is absent."""
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
+    """Bytes of all files under a folder; 0 when it is absent. What goes meanwhile counts not."""
+    total = 0
+    for top, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                told = (Path(top) / name).lstat()
+                total += told.st_size if stat.S_ISREG(told.st_mode) else 0
+    return total

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hagane.catalog.columns import PictureMode
 from hagane.catalog.columns_write import EpisodeRows, prepare_rows
 from hagane.catalog.episode_io import pack_episode, unpack_episode, unpack_facts
 from hagane.intake.detect import read_checked
@@ -126,7 +125,7 @@ class Prepared:
     """All that is stored of some consecutive episodes."""
 
     facts: tuple[dict[str, Any], ...]
-    """Of each, with "steps" and "span_ns"."""
+    """Of each, as `unpack_facts`, with "steps"."""
     streams: tuple[pa.Table, ...]
     """Native-rate streams of each."""
     rows: tuple[EpisodeRows, ...]
@@ -145,8 +144,6 @@ class PrepareJob:
     """Where they lie."""
     embodiment: Embodiment
     """Their machine."""
-    pictures: PictureMode
-    """How the training cache keeps pictures."""
 
 
 def prepare(job: PrepareJob) -> Prepared:
@@ -161,10 +158,9 @@ def prepare(job: PrepareJob) -> Prepared:
     for path, offset in job.places:
         fact, table, episode = unpack_episode(read_record(Path(path), offset))
         grid, task = align(episode, machine), instruction(episode, machine)
-        first, last = episode.span_ns
-        facts.append({**fact, "steps": len(grid), "span_ns": [first, last]})
+        facts.append({**fact, "steps": len(grid)})
         tables.append(table)
-        rows.append(prepare_rows(episode.id, task, grid, machine, job.pictures))
+        rows.append(prepare_rows(episode.id, task, grid, machine))
         cells.append((grid_rows(grid, machine), task))
         grids.append(grid)
     part = set_part(embodiment_features(machine), cells)

@@ -16,11 +16,17 @@ import pyarrow.parquet as pq
 
 from hagane.catalog.record import DatasetRecord
 from hagane.catalog.symptoms import Symptom
+from hagane.intake.files import refuse_outside
 from hagane.intake.lerobot_layout import VERSION, check_template
 from hagane.intake.lerobot_rows import fps_of
 from hagane.terms import Embodiment, HaganeError
 
 _SHOWN = 3
+_NONSENSE = (
+    HaganeError, OSError, pa.ArrowException, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+    RecursionError,
+)  # fmt: skip
+"""What following a description that is damaged or makes no sense may raise."""
 
 
 def count_set(root: Path) -> list[Symptom]:
@@ -29,40 +35,55 @@ def count_set(root: Path) -> list[Symptom]:
         info = json.loads((root / "meta" / "info.json").read_bytes())
         if info["codebase_version"] != VERSION:
             return []
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
-    try:
-        return [_symptom(count, text) for count, text in _differences(root, info)]
-    except (HaganeError, OSError, pa.ArrowException, KeyError, TypeError, ValueError) as e:
-        return [_symptom(0, f"the set's own description cannot be followed: {str(e).splitlines()[0]}")]
+    return _followed(_differences(root, info))
 
 
 def count_stored(root: Path, embodiment: Embodiment, record: DatasetRecord, steps_E: Sequence[int]) -> list[Symptom]:
-    """Also against the catalog: its index, the streams (control steps that each episode has), and the machine's rate.
+    """Also against the catalog: its record, the streams (control steps that each episode has), and the machine's rate.
 
     Args:
         root: folder of the data set.
         embodiment: its machine.
-        record: what the catalog's index says.
+        record: what the catalog says.
         steps_E: control steps of every episode, counted from its streams.
     """
-    found = count_set(root)
+    found = count_set(root) + _followed(_against_streams(root, embodiment, record, steps_E))
+    return list(dict.fromkeys(found))
+
+
+def _followed(differences: Iterator[tuple[int, str]]) -> list[Symptom]:
+    """Symptoms of (how many, what); that a description is damaged or makes no sense is one, too."""
+    found = []
+    try:
+        for count, text in differences:
+            found.append(_symptom(count, text))
+    except _NONSENSE as e:
+        words = str(e).splitlines()[0] if str(e) else type(e).__name__
+        found.append(_symptom(0, f"the set's own description cannot be followed: {words}"))
+    return found
+
+
+def _against_streams(
+    root: Path, embodiment: Embodiment, record: DatasetRecord, steps_E: Sequence[int]
+) -> Iterator[tuple[int, str]]:
+    """(how many, what) of everything in which the peers' view differs from record and streams."""
     info = json.loads((root / "meta" / "info.json").read_bytes())
     rows = _episode_rows(root)
     pairs: list[tuple[str, object, str, object]] = [
-        ("the index has {} episodes", record.episodes, "the streams {}", len(steps_E)),
-        ("the index has {} steps", record.steps, "the streams {}", sum(steps_E)),
+        ("the record has {} episodes", record.episodes, "the streams {}", len(steps_E)),
+        ("the record has {} steps", record.steps, "the streams {}", sum(steps_E)),
         ("info.json has {} episodes", info["total_episodes"], "the streams {}", len(steps_E)),
         ("info.json has {} frames", info["total_frames"], "the streams {} steps", sum(steps_E)),
         ("info.json says {} frames a second", info["fps"], "the machine {} (rounded)", fps_of(embodiment)),
     ]
-    found += [_symptom(0, f"{a.format(x)}, {b.format(y)}") for a, x, b, y in pairs if x != y]
+    yield from ((0, f"{a.format(x)}, {b.format(y)}") for a, x, b, y in pairs if x != y)
     told = [int(r["length"]) for r in rows]
     wrong = [i for i, (a, b) in enumerate(zip(told, steps_E, strict=False)) if a != b]
     if wrong:
         each = ", ".join(f"{i}: {told[i]} rows, {steps_E[i]} steps" for i in wrong[:_SHOWN])
-        found.append(_symptom(len(wrong), f"{len(wrong)} episodes have other rows than streams ({each})"))
-    return found
+        yield len(wrong), f"{len(wrong)} episodes have other rows than streams ({each})"
 
 
 def _symptom(count: int, text: str) -> Symptom:
@@ -103,6 +124,7 @@ def _data(root: Path, info: dict[str, Any], rows: list[dict[str, Any]]) -> Itera
         files.setdefault((int(r["data/chunk_index"]), int(r["data/file_index"])), []).append(r)
     for (chunk, file), listed in files.items():
         name = template.format(chunk_index=chunk, file_index=file)
+        refuse_outside(root / name, root)
         if not (root / name).is_file():
             yield len(listed), f"{name} is missing: {len(listed)} episodes"
             continue
@@ -114,11 +136,12 @@ def _data(root: Path, info: dict[str, Any], rows: list[dict[str, Any]]) -> Itera
         if wrong:
             each = ", ".join(f"episode {e}: {told.get(e, 0)} told, {held.get(e, 0)} there" for e in wrong[:_SHOWN])
             yield len(wrong), f"{name}: rows differ from meta/episodes ({each})"
-        fps = float(info["fps"])
-        late = np.abs(stamp_s - frame / fps) > 0.5 / fps
+        step_s = 1 / float(info["fps"])
+        late = np.abs(stamp_s - frame * step_s) > 0.5 * step_s
         if late.any():
             at = int(late.argmax())
-            text = f"frame {frame[at]} of episode {episode[at]} at {stamp_s[at]:.3f} s does not fit {fps:g} a second"
+            text = f"frame {frame[at]} of episode {episode[at]} at {stamp_s[at]:.3f} s"
+            text += f" does not fit {1 / step_s:g} a second"
             yield int(late.sum()), f"{name}: {text}, and {late.sum() - 1} more"
 
 
@@ -131,6 +154,7 @@ def _videos(root: Path, info: dict[str, Any], rows: list[dict[str, Any]], key: s
         files.setdefault(place, []).append(r)
     for (chunk, file), listed in files.items():
         name = template.format(video_key=key, chunk_index=chunk, file_index=file)
+        refuse_outside(root / name, root)
         told = sum(int(r["length"]) for r in listed)
         there = _frames(root / name)
         if there != told:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hagane.catalog.catalog import Catalog
-from hagane.catalog.contents import FileFacts, episodes_of, site_of
+from hagane.catalog.contents import FileFacts, episodes_of
 from hagane.catalog.croissant_records import PARQUET, record_sets
 from hagane.terms import Contract, Embodiment
 
@@ -113,7 +113,7 @@ def _description(episodes: int, steps: int, seconds: float, machine: Embodiment,
 
 def _origin(catalog: Catalog, name: str, owner: str) -> dict[str, Any]:
     """Who it belongs to, and where it was brought in as far as the record says."""
-    site = site_of(catalog, name)
+    site = catalog.record(name).site
     place: dict[str, Any] = {"@type": "sc:Place", "name": site}
     if site == catalog.site.name:
         place["address"] = {"@type": "sc:PostalAddress", "addressCountry": catalog.site.country}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from hagane.catalog.catalog import Catalog
-from hagane.catalog.contents import EpisodeFacts, episodes_of, site_of, sketches_of
+from hagane.catalog.contents import EpisodeFacts, episodes_of, sketches_of
 from hagane.catalog.drift import Drift, drifts
 from hagane.terms import Channel, Embodiment
 
@@ -76,7 +76,7 @@ def compare(catalog: Catalog, first: str, second: str, purpose: str = "view") ->
     told = [
         {
             "owner": r.owner,
-            "site": site_of(catalog, r.name),
+            "site": r.site,
             "contract": r.contract_digest,
             "episodes": r.episodes,
             "control steps": r.steps,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from hagane.catalog.contents import folder_of
 from hagane.catalog.counts import count_set, count_stored
 from hagane.catalog.lag import Lag, LagEstimator
 from hagane.catalog.relations import Relations, align_numbers
@@ -58,8 +59,7 @@ def examine_set(catalog: Catalog, name: str, watchers: Sequence[Watcher] = ()) -
     doctor = Doctor(embodiment, recheck=True, watchers=watchers)
     for episode in episodes:
         doctor.add(episode)
-    folder = record.contract_path.parents[1]
-    more = count_stored(folder, embodiment, record, doctor.steps)
+    more = count_stored(folder_of(catalog, name), embodiment, record, doctor.steps)
     return doctor.diagnosis(name, record.digest, more)
 
 
@@ -172,7 +172,9 @@ class Doctor:
             whole = self._streams.samples(name) + (t.count if kind == "missing" else 0)
             share = min(t.count / whole, 1.0) if whole else t.episodes / len(self.steps)
             text = t.first.detail
-            if t.places > 1:
+            if t.places > 1 and kind == "note":
+                text += f"; and {t.places - 1} more notes, shown by --each"
+            elif t.places > 1:
                 text = f"{t.places} places, {t.count} samples in all; the largest: {t.worst.detail}"
             where = t.first.episode, t.first.time_ns
             yield Symptom(severity_of(kind, name, share), kind, name, t.episodes, t.count, share, *where, text)

@@ -124,11 +124,7 @@ def read_episode(facts: Mapping[str, Any], table: pa.Table, where: str) -> Episo
 
 def pack_episode(episode: Episode) -> bytes:
     """An episode as bytes, for the journal."""
-    counts = {
-        name: [len(s), int(s.valid.any(tuple(range(1, s.valid.ndim))).sum())] for name, s in episode.streams.items()
-    }
-    told = {"content": episode_digest(episode), "span_ns": list(episode.span_ns), "samples": counts}
-    head = canonical_json({**episode_facts(episode), **told})
+    head = canonical_json({**told_facts(episode), "content": episode_digest(episode)})
     table = episode_table(episode).replace_schema_metadata({"facts": head})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:

@@ -28,13 +28,13 @@ from hagane.catalog.catalog import Catalog
 from hagane.catalog.contents import FileFacts, files_of, folder_of
 from hagane.catalog.croissant import croissant
 from hagane.catalog.export_parquet import Layout, write_parquet
+from hagane.catalog.manifest import NAME as MANIFEST
+from hagane.catalog.manifest import read_manifest
 from hagane.catalog.store import OURS
-from hagane.intake.lerobot_journal import sync_folder
+from hagane.intake.lerobot_journal import sync_folder, sync_tree
 from hagane.terms import (
     CorruptError,
     StoreError,
-    canonical_json,
-    digest_bytes,
     digest_file,
     digest_value,
     dump_toml,
@@ -68,7 +68,7 @@ def export_set(
     layout: Layout = "wide",
     today: Callable[[], date] = date.today,
 ) -> Exported:
-    """Write a data set to a new folder for use elsewhere; the ledger notes it.
+    """Write a data set to a new folder for use elsewhere; the ledger notes it before the folder is there.
 
     Args:
         catalog: the catalog.
@@ -100,9 +100,8 @@ def export_set(
         _write(work / "croissant.json", json.dumps(described, indent=1, ensure_ascii=False).encode() + b"\n")
         files = _files(work)
         digest = _write_manifest(work, files)
-    if catalog.ledger is not None:
-        facts = {"dataset": name, "contract": signed.digest, "site": catalog.site.name}
-        catalog.ledger.append("export", {**facts, "to": to, "files": len(files), "manifest": digest})
+        # before it leaves: nothing is out there that the ledger does not know
+        catalog.note("export", name, {"to": to, "files": len(files), "manifest": digest})
     return Exported(out, len(files), sum(f.size for f in files), digest)
 
 
@@ -112,22 +111,17 @@ def verify_export(folder: Path) -> int:
     Raises:
         CorruptError: the manifest or a file is missing or differs, or a file is not listed; names it.
     """
-    path = folder / "manifest.json"
+    again = "ask for the export again"
     try:
-        told = json.loads(path.read_bytes())
-        digest = told.pop("sha256")
-        listed: dict[str, dict[str, object]] = told["files"]
-        right = digest_bytes(canonical_json(told)) == digest
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        right = False
-    if not right:
-        raise CorruptError("the manifest is missing or was changed", where=str(path))
-    found = {f.path: f for f in _files(folder) if f.path != "manifest.json"}
+        listed = read_manifest(folder / MANIFEST)
+    except CorruptError as e:
+        raise CorruptError(e.what, where=e.where, next_step=again) from None
+    found = {f.path: f for f in _files(folder) if f.path != MANIFEST}
     for name in sorted({*found, *listed}):
         there = found.get(name)
         if there is None or name not in listed or there.sha256 != listed[name]["sha256"]:
             what = "is not listed in the manifest" if name not in listed else "is missing or differs from the manifest"
-            raise CorruptError(f"the file {what}", where=str(folder / name), next_step="ask for the export again")
+            raise CorruptError(f"the file {what}", where=str(folder / name), next_step=again)
     return len(found)
 
 
@@ -140,8 +134,7 @@ def _beside(out: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         yield work
-        for folder in (*(p for p in work.rglob("*") if p.is_dir()), work):
-            sync_folder(folder)
+        sync_tree(work)
         work.rename(out)
         sync_folder(out.parent)
     except OSError as e:
@@ -197,5 +190,5 @@ def _files(folder: Path) -> list[FileFacts]:
 def _write_manifest(work: Path, files: list[FileFacts]) -> str:
     told = {"files": {f.path: {"sha256": f.sha256, "bytes": f.size} for f in files}}
     digest = digest_value(told)
-    _write(work / "manifest.json", json.dumps({**told, "sha256": digest}, indent=1, sort_keys=True).encode() + b"\n")
+    _write(work / MANIFEST, json.dumps({**told, "sha256": digest}, indent=1, sort_keys=True).encode() + b"\n")
     return digest

@@ -12,6 +12,7 @@ Samples that share a stamp within a stream get rows of their own. Long keeps the
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -215,3 +216,5 @@ def _clocks(episode: Episode) -> dict[str, dict[str, int]]:
 def _save(table: pa.Table, path: Path) -> None:
     with path.open("xb") as f:
         pq.write_table(table, f, compression="zstd", compression_level=3)
+        f.flush()
+        os.fsync(f.fileno())

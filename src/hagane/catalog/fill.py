@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hagane import __version__
 from hagane.catalog.convert import Entry, LogJob, packed_in, read_log
 from hagane.catalog.episode_io import episode_digest, pack_episode, unpack_facts
 from hagane.catalog.store import Progress
@@ -49,19 +50,26 @@ def fill_journal(path: Path, embodiment: Embodiment, episodes: Iterable[Episode]
 
 
 def log_jobs(work: Path, path: Path, embodiment: Embodiment, options: Options) -> list[LogJob]:
-    """A job a log. Journals are named by what decides their content, so that a changed log is read again.
+    """A job a log. Journals are named by what decides their content (the log, definitions given or beside it, what
+    people told, our version), so that a log is read again when any of it changed.
 
     Raises:
         LogError: there is no log, or one of no known format.
     """
     jobs = []
-    told = digest_value({"embodiment": dump_toml(embodiment), "options": options})
+    given = [_stamps(p) for p in (options.dbc, options.messages) if p is not None]
+    told = digest_value([__version__, dump_toml(embodiment), options, given])
     for number, (log, kind) in enumerate(find_logs(path)):
-        files = sorted(p for p in log.rglob("*") if p.is_file()) if log.is_dir() else [log]
-        stamps = [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
-        key = digest_value([told, kind, stamps])[:16]
+        beside = [_stamps(p) for p in sorted(log.parent.glob("*.dbc"))]
+        key = digest_value([told, kind, _stamps(log), beside])[:16]
         jobs.append(LogJob(log, kind, embodiment, options, work / "logs" / f"{number:06d}-{key}"))
     return jobs
+
+
+def _stamps(path: Path) -> list[list[str | int]]:
+    """Name, size and time of change of a file, or of every file in a folder; nothing where there is none."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
+    return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
 
 
 def fill_from_logs(

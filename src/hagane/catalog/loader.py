@@ -6,7 +6,7 @@ order of calls gets the same batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -87,10 +87,8 @@ class Loader:
                     next_step="add episodes: a split is made of whole episodes",
                 )
         self.counts = mixture.counts(list(self.datasets), samples_per_step)
-        self.embodiments: dict[str, Embodiment] = {}
-        for c in self.datasets.values():
-            if self.embodiments.setdefault(c.embodiment.name, c.embodiment) != c.embodiment:
-                raise ConfigError(f"embodiment {c.embodiment.name!r} is described differently in {c.name!r}")
+        self.embodiments = _machines(self.datasets.values())
+        """Machines by name."""
 
     @property
     def cursor(self) -> dict[str, str]:
@@ -105,6 +103,8 @@ class Loader:
             "videos": videos,
             "divided": digest_value(self._divided) if self._divided else "",
         }
+        if not self._next_pictures:
+            mixed["next_pictures"] = False  # said only where it is so: runs of before keep their hash
         return {"data": digest_value({n: c.digest for n, c in self.datasets.items()}), "mixture": digest_value(mixed)}
 
     @property
@@ -156,6 +156,14 @@ class Loader:
         if kept:
             self.datasets, self._sources = kept, {n: self._sources[n] for n in kept}
         return replace(mixture, weights={n: w for n, w in mixture.weights.items() if n in self.datasets})
+
+
+def _machines(datasets: Iterable[Columns]) -> dict[str, Embodiment]:
+    found: dict[str, Embodiment] = {}
+    for c in datasets:
+        if found.setdefault(c.embodiment.name, c.embodiment) != c.embodiment:
+            raise ConfigError(f"embodiment {c.embodiment.name!r} is described differently in {c.name!r}")
+    return found
 
 
 def held_out(episode_ids: Sequence[str]) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from hagane.intake.lerobot_journal import replace_file, sync_folder
+from hagane.intake.lerobot_journal import replace_file, sync_tree
 from hagane.terms import CorruptError, canonical_json, digest_bytes, digest_file, digest_value
 
 NAME = "manifest.json"
@@ -36,8 +36,7 @@ def write_manifest(folder: Path, place: Path, unlisted: Sequence[str]) -> None:
     told = {"files": files}
     text = json.dumps({**told, "sha256": digest_value(told)}, sort_keys=True, ensure_ascii=False)
     replace_file(place, text.encode() + b"\n")
-    for path in (p for p in folder.rglob("*") if p.is_dir()):
-        sync_folder(path)
+    sync_tree(folder)
 
 
 def read_manifest(place: Path) -> dict[str, Any]:

@@ -57,16 +57,12 @@ def sample_steps(catalog: Catalog, name: str, count: int, seed: int, purpose: st
         number = int(np.searchsorted(begins, at, side="right")) - 1
         wanted[number].append(at - int(begins[number]))
     machine, out = catalog.embodiment(name), []
-    for number, episode in enumerate(catalog.episodes(name, purpose)):
-        if number in wanted:
-            grid = align(episode, machine)
-            for step in wanted[number]:
-                readings = {c: _row(r, step) for c, r in grid.observe.items()}
-                commands = {c: _row(r, step) for c, r in grid.command.items()}
-                task = instruction(episode, machine)
-                out.append(Sample(episode.id, step, int(grid.times_ns[step]), task, readings, commands))
-        if number >= max(wanted):
-            break
+    for number, episode in zip(sorted(wanted), catalog.episodes(name, purpose, wanted), strict=True):
+        grid, task = align(episode, machine), instruction(episode, machine)
+        for step in wanted[number]:
+            readings = {c: _row(r, step) for c, r in grid.observe.items()}
+            commands = {c: _row(r, step) for c, r in grid.command.items()}
+            out.append(Sample(episode.id, step, int(grid.times_ns[step]), task, readings, commands))
     return out
 
 

@@ -85,14 +85,22 @@ def gather(columns: Columns, source: Source, index_N: NDArray[np.int64], *, next
             following[c.name] = then
     for c in embodiment.act:
         windows[c.name] = gather_window(applied[c.name], start_N, index_N, past[c.name], step_s)
-    ahead_NH = index_N[:, None] + np.arange(embodiment.horizon)
-    inside_NH = ahead_NH < end_N[:, None]
-    at_NH = np.minimum(ahead_NH, end_N[:, None] - 1)
-    actions = np.where(inside_NH[..., None], columns.commands_TA[at_NH], columns.last_command_EA[episode_N][:, None])
+    actions_NHA, valid_NH = _ahead(columns, index_N, end_N, episode_N)
     tasks = tuple(columns.tasks[e] for e in episode_N)
     observation = Observation(embodiment.name, columns.times_ns[index_N], windows, tasks)
     ids_N = mix(source.id_word_E[episode_N] + (index_N - start_N).astype(np.uint64))
-    return Part(observation, actions, columns.command_valid_T[at_NH] & inside_NH, following, ids_N)
+    return Part(observation, actions_NHA, valid_NH, following, ids_N)
+
+
+def _ahead(
+    columns: Columns, index_N: NDArray[np.int64], end_N: NDArray[np.int64], episode_N: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """[N, H, A] commands from now on, an episode's last usable one past its end, and [N, H] which of them count."""
+    ahead_NH = index_N[:, None] + np.arange(columns.embodiment.horizon)
+    inside_NH = ahead_NH < end_N[:, None]
+    at_NH = np.minimum(ahead_NH, end_N[:, None] - 1)
+    actions = np.where(inside_NH[..., None], columns.commands_TA[at_NH], columns.last_command_EA[episode_N][:, None])
+    return actions, columns.command_valid_T[at_NH] & inside_NH
 
 
 def joined(pieces: Sequence[Part]) -> Part:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from hagane.catalog.catalog import Catalog
-from hagane.catalog.contents import EpisodeFacts, episodes_of, site_of
+from hagane.catalog.contents import EpisodeFacts, episodes_of
 from hagane.catalog.duplicates import Copy, copy_groups
 from hagane.terms import ConfigError, StoreError, dump_toml, load_toml
 from hagane.terms.files import write_whole
@@ -115,7 +115,7 @@ def make_split(
     """
     empty = Split(by, share, seed)  # refuses a wrong share before anything is read
     facts = {name: episodes_of(catalog, name) for name in names}
-    sites = {name: site_of(catalog, name) for name in names}
+    sites = {name: catalog.record(name).site for name in names}
     sides = _by_site(facts, sites, share, seed) if by == "site" else _by_episode(facts, share, seed)
     moved = _together(sides, copies, held_wins=by == "site")
     parts = tuple(

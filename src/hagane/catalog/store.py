@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,8 @@ def content_digest(embodiment: Embodiment, episode_digests: Sequence[str]) -> st
 
 
 def put_contract(folder: Path, signed: SignedContract) -> None:
-    """Lay an owner's contract beside its data; the signature first, so that no text is ever unsigned."""
+    """Lay an owner's contract beside its data. Killed between the two files, the old text has the new signature: the
+    contract does not verify, and the data stays closed until this is done again."""
     replace_file(folder / "contract.toml.sig", signed.signature)
     replace_file(folder / "contract.toml", signed.toml)
 
@@ -107,7 +108,7 @@ def write_stored(target: Target, entries: Sequence[Entry], mapper: Mapper, progr
     def parts() -> Iterator[SetPart]:
         nonlocal sketches
         groups = grouped(entries, lambda e: e.bytes)
-        jobs = (PrepareJob(tuple(e.place for e in group), machine, "jpeg") for group in groups)
+        jobs = (PrepareJob(tuple(e.place for e in group), machine) for group in groups)
         for done in mapper(prepare, jobs):
             for fact, table, rows in zip(done.facts, done.streams, done.rows, strict=True):
                 facts.append({**fact, **streams.write(table)})
@@ -128,10 +129,18 @@ def write_stored(target: Target, entries: Sequence[Entry], mapper: Mapper, progr
     replace_file(ours / "embodiment.toml", dump_toml(machine).encode())
     replace_file(ours / "episodes.json", _json({"episodes": facts}))
     replace_file(ours / "stats.npz", pack_sketches(sketches))
-    record = {
+    replace_file(ours / "record.json", _json(_record(target, digest, facts)))
+    put_contract(ours, target.signed)
+    write_manifest(folder, ours / MANIFEST, [f"{OURS}/{n}" for n in UNLISTED])
+    return digest
+
+
+def _record(target: Target, digest: str, facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What `ls` shows of a set."""
+    return {
         "name": target.name,
-        "embodiment": machine.name,
-        "owner": machine.owner,
+        "embodiment": target.embodiment.name,
+        "owner": target.embodiment.owner,
         "site": target.site,
         "episodes": len(facts),
         "steps": sum(f["steps"] for f in facts),
@@ -139,10 +148,6 @@ def write_stored(target: Target, entries: Sequence[Entry], mapper: Mapper, progr
         "digest": digest,
         "findings": sum(len(f["findings"]) for f in facts),
     }
-    replace_file(ours / "record.json", _json(record))
-    put_contract(ours, target.signed)
-    write_manifest(folder, ours / MANIFEST, [f"{OURS}/{n}" for n in UNLISTED])
-    return digest
 
 
 class StoredSet:
@@ -181,14 +186,16 @@ class StoredSet:
         facts: list[dict[str, Any]] = json.loads(self.bytes(f"{OURS}/episodes.json"))["episodes"]
         return facts
 
-    def episodes(self) -> Iterator[Episode]:
-        """Episodes as they were added: native rates, nothing aligned.
+    def episodes(self, only: Container[int] | None = None) -> Iterator[Episode]:
+        """Episodes as they were added: native rates, nothing aligned; all of them, or those of some numbers.
 
         Raises:
             CorruptError: bytes differ from their digest; raised before an episode of that file is given.
         """
         opened: tuple[int, Any] = (-1, None)
-        for fact in self.facts():
+        for number, fact in enumerate(self.facts()):
+            if only is not None and number not in only:
+                continue
             path = f"{OURS}/streams/file-{fact['file']:03d}.parquet"
             if opened[0] != fact["file"]:
                 opened = (fact["file"], pq.ParquetFile(pa.BufferReader(self.bytes(path))))

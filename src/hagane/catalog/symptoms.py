@@ -110,6 +110,8 @@ ADVICE: dict[str, str] = {
     "unit-mismatch": "correct the unit in the embodiment file, or the export; then bring the log in again",
     "truncated": "copy the log again from the machine if it is whole there",
     "no-samples": "correct `source` in the embodiment file, or leave the channel out",
+    "bad-quality": "find out why the source doubts them; the samples are invalid already",
+    "note": "no fault: see that it is meant so",
     "frozen": "check camera and driver; cut these episodes: the model would learn to act blind",
     "black": "check lens, exposure and trigger; cut these episodes",
     "saturated": "lower the exposure; cut these episodes",
@@ -132,6 +134,7 @@ _FROM_SHARE = {
     "nan": 0.01,
     "out-of-range": 0.01,
     "missing": 0.05,
+    "bad-quality": 0.05,
     "duplicate": 0.2,
     "black": 0.01,
     "saturated": 0.05,
@@ -141,10 +144,12 @@ _FROM_SHARE = {
 
 
 def severity_of(kind: str, channel: str, share: float) -> Severity:
-    """How bad it is: some kinds always are, some from a share of samples on.
+    """How bad it is: some kinds always are, some from a share of samples on; a note never is.
 
     A clock that goes back in one stream is serious; one that goes forward in all ("*") is a pause of the logger.
     """
+    if kind == "note":
+        return "note"
     if kind in _ALWAYS or (kind == "clock-jump" and channel != "*"):
         return "serious"
     return "serious" if share >= _FROM_SHARE.get(kind, 2.0) else "warning"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from hagane.catalog.flat import FlatFile, map_bytes, map_view
 from hagane.catalog.pictures import Buffers
 from hagane.intake.picture import decode_picture
-from hagane.terms import CorruptError
+from hagane.terms import CorruptError, StoreError
 
 INDEX = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc32", "<u4"), ("first", "<i8"), ("frames", "<i8")])
 """One episode: where its video lies, its crc32, the number of its first picture, and how many there are."""
@@ -34,24 +34,31 @@ _ENCODER = {"preset": "10", "crf": "26", "svtav1-params": "lp=1"}  # one thread:
 
 
 def encode_video(jpegs: Sequence[bytes], rate_hz: float) -> bytes:
-    """Pictures of one size as an MP4 with a key frame every 30; b"" for none."""
+    """Pictures of one size as an MP4 with a key frame every 30.
+
+    Raises:
+        LogError: a picture that cannot be read.
+        StoreError: there is no encoder, or it refuses such pictures.
+    """
     # the encoder writes its settings to the terminal unless it is told not to
     os.environ.setdefault("SVT_LOG", "1")
     import av
 
-    if not jpegs:
-        return b""
     out = io.BytesIO()
-    with av.open(out, "w", format="mp4") as container:
-        stream: Any = None
-        for jpeg in jpegs:
-            image = decode_picture(jpeg)
-            if stream is None:
-                stream = container.add_stream("libsvtav1", rate=max(1, round(rate_hz)), options=_ENCODER)
-                stream.height, stream.width = image.shape[:2]
-                stream.pix_fmt, stream.codec_context.gop_size = "yuv420p", KEY_FRAMES
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode(None))
+    try:
+        with av.open(out, "w", format="mp4") as container:
+            stream: Any = container.add_stream("libsvtav1", rate=max(1, round(rate_hz)), options=_ENCODER)
+            stream.pix_fmt, stream.codec_context.gop_size = "yuv420p", KEY_FRAMES
+            for number, jpeg in enumerate(jpegs):
+                image = decode_picture(jpeg)
+                if number == 0:
+                    stream.height, stream.width = image.shape[:2]
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode(None))
+    except (av.FFmpegError, ValueError) as e:
+        raise StoreError(
+            f"pictures cannot be kept as video: {e}", next_step='keep them as JPEGs: pictures = "jpeg"'
+        ) from None
     return out.getvalue()
 
 

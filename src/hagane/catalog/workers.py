@@ -56,7 +56,7 @@ def working(workers: Workers) -> Iterator[Mapper]:
 
     Raises:
         ConfigError: Ray is asked for and not installed.
-        StoreError: a worker died.
+        StoreError: a worker died, or the Ray cluster cannot be reached.
     """
     if workers.engine == "ray":
         with _ray(workers.hands) as mapper:
@@ -65,21 +65,21 @@ def working(workers: Workers) -> Iterator[Mapper]:
         yield map
     else:
         # spawned, not forked: this process may have threads
-        with ProcessPoolExecutor(workers.hands, get_context("spawn")) as pool:
+        pool = ProcessPoolExecutor(workers.hands, get_context("spawn"))
+        try:
+            yield lambda function, items: _ordered(pool.submit, Future.result, function, items, 2 * workers.hands)
+        except BrokenProcessPool:
+            raise _died() from None
+        finally:
+            # after an error nobody asks for what still waits, and nothing may run on
+            pool.shutdown(cancel_futures=True)
 
-            def submit(function: Callable[[T], R], item: T) -> Future[R]:
-                return pool.submit(function, item)
 
-            def result(future: Future[R]) -> R:
-                try:
-                    return future.result()
-                except BrokenProcessPool:
-                    raise StoreError(
-                        "a worker process died",
-                        next_step="run the same command again, it goes on where it was; fewer --jobs need less memory",
-                    ) from None
-
-            yield lambda function, items: _ordered(submit, result, function, items, 2 * workers.hands)
+def _died() -> StoreError:
+    return StoreError(
+        "a worker process died",
+        next_step="run the same command again, it goes on where it was; fewer --jobs need less memory",
+    )
 
 
 def _ordered(
@@ -110,7 +110,7 @@ def _ray(hands: int) -> Iterator[Mapper]:
         ) from None
     started = not ray.is_initialized()
     if started:
-        ray.init(num_cpus=hands, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        _join(ray, hands)
 
     def submit(function: Callable[[Any], Any], item: Any) -> Any:
         return ray.remote(function).remote(item)
@@ -120,9 +120,26 @@ def _ray(hands: int) -> Iterator[Mapper]:
             return ray.get(reference)
         except ray.exceptions.RayTaskError as e:
             raise e.cause from None
+        except ray.exceptions.RayError:
+            raise _died() from None
 
     try:
         yield lambda function, items: _ordered(submit, result, function, items, 2 * hands)
     finally:
         if started:
             ray.shutdown()
+
+
+def _join(ray: Any, hands: int) -> None:
+    """Join the cluster that `ray start` made, or start one of so many processors here."""
+    quiet = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
+    try:
+        try:
+            ray.init(num_cpus=hands, **quiet)
+        except ValueError:
+            # a cluster that is there has its own number of processors, and refuses another
+            ray.init(**quiet)
+    except ConnectionError as e:
+        raise StoreError(
+            f"the Ray cluster cannot be reached: {e}", next_step="look at `ray status`, or take --engine pool"
+        ) from None

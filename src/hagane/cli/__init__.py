@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 
 from hagane.terms import HaganeError
@@ -13,7 +14,7 @@ VERBS: dict[str, str] = {
     "contract": "keys, and contracts: new, sign, show, check",
     "intake": "bring logs in under a contract",
     "doctor": "what is wrong with a data set, or a log",
-    "catalog": "data sets on this site: ls, show",
+    "catalog": "data sets on this site: ls, show, sample, diff, duplicates, split, export, verify",
     "train": "train one model on the catalog",
     "evaluate": "closed loop, on seeds that no data used",
     "serve": "answer machines over the openpi wire",
@@ -25,7 +26,7 @@ VERBS: dict[str, str] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; errors of ours become one message and exit code 1."""
+    """Run one verb; errors of ours and of the system become one message and exit code 1."""
     args = sys.argv[1:] if argv is None else argv
     if not args or args[0] in ("-h", "--help"):
         print("usage: hagane VERB [options]   (hagane VERB --help for one verb)\n")
@@ -41,9 +42,21 @@ def main(argv: list[str] | None = None) -> int:
         print(f"hagane: no verb {args[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""), file=sys.stderr)
         return 2
     try:
-        return int(importlib.import_module(f"hagane.cli.{args[0]}").main(args[1:]))
+        code = int(importlib.import_module(f"hagane.cli.{args[0]}").main(args[1:]))
+        sys.stdout.flush()
+        return code
     except HaganeError as e:
         print(f"hagane {args[0]}: {e}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # who read our output went away (`| head`): as if the signal had ended us, and nothing more is flushed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as e:
+        # what no room has put in words of its own
+        where = f"{e.filename}: " if e.filename else ""
+        print(f"hagane {args[0]}: {where}{e.strerror or e}", file=sys.stderr)
+        print("  next: see that it is there, and may be read and written; free some disk", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"hagane {args[0]}: interrupted", file=sys.stderr)

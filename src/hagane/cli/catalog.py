@@ -6,7 +6,8 @@ This file lists, shows and verifies; `catalog_look` samples and compares, `catal
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -19,7 +20,8 @@ from hagane.terms import ConfigError, HaganeError, StoreError
 from hagane.terms.embodiment import DOMAINS
 
 if TYPE_CHECKING:
-    from hagane.catalog import Catalog
+    from hagane.catalog import Catalog, DatasetRecord
+    from hagane.terms import ChannelStats, Embodiment
 
 _VERBS = {
     "ls": ("", "list the data sets"),
@@ -102,9 +104,16 @@ def ls(argv: list[str]) -> int:
     if o.domain and o.domain not in DOMAINS:
         raise ConfigError(f"no domain {o.domain!r}", where="--domain", next_step=f"use one of {', '.join(DOMAINS)}")
     catalog = _open(o.home)
-    listed = [entry for entry in _entries(catalog) if o.owner in ("", entry["owner"])]
-    listed = [entry for entry in listed if o.domain in ("", entry["domain"])]
     problems = {name: str(problem) for name, problem in catalog.problems.items()}
+    listed = []
+    for r in catalog.ls():
+        try:
+            entry = _entry(catalog, r)
+        except StoreError as e:  # damaged: told below the table
+            problems[r.name] = str(e)
+            continue
+        if o.owner in ("", entry["owner"]) and o.domain in ("", entry["domain"]):
+            listed.append(entry)
     keys = ("episodes", "steps", "hours", "findings", "bytes", "cache_bytes")
     total = {k: sum(entry[k] for entry in listed) for k in keys}
     if o.json:
@@ -120,32 +129,24 @@ def ls(argv: list[str]) -> int:
     return 1 if problems else 0
 
 
-def _entries(catalog: Catalog) -> list[dict[str, Any]]:
-    from hagane.catalog.contents import disk_bytes, folder_of, site_of
+def _entry(catalog: Catalog, r: DatasetRecord) -> dict[str, Any]:
+    from hagane.catalog.contents import disk_bytes, folder_of
 
-    out = []
-    for r in catalog.ls():
-        if isinstance(catalog.problems.get(r.name), StoreError):
-            continue  # damaged: told below the table
-        cache = sum(disk_bytes(p) for p in (catalog.root / "cache").glob(f"{r.name}-{r.digest[:16]}*"))
-        out.append(
-            {
-                "name": r.name,
-                "embodiment": r.embodiment,
-                "domain": catalog.embodiment(r.name).domain,
-                "owner": r.owner,
-                "site": site_of(catalog, r.name),
-                "episodes": r.episodes,
-                "steps": r.steps,
-                "hours": r.seconds / 3600,
-                "findings": r.findings,
-                "bytes": disk_bytes(folder_of(catalog, r.name)),
-                "cache_bytes": cache,
-                "digest": r.digest,
-                "contract": r.contract_digest,
-            }
-        )
-    return out
+    return {
+        "name": r.name,
+        "embodiment": r.embodiment,
+        "domain": catalog.embodiment(r.name).domain,
+        "owner": r.owner,
+        "site": r.site,
+        "episodes": r.episodes,
+        "steps": r.steps,
+        "hours": r.seconds / 3600,
+        "findings": r.findings,
+        "bytes": disk_bytes(folder_of(catalog, r.name)),
+        "cache_bytes": sum(disk_bytes(p) for p in (catalog.root / "cache").glob(f"{r.name}-{r.digest[:16]}*")),
+        "digest": r.digest,
+        "contract": r.contract_digest,
+    }
 
 
 def _print_listed(listed: list[dict[str, Any]], total: dict[str, Any]) -> None:
@@ -161,6 +162,8 @@ def _print_listed(listed: list[dict[str, Any]], total: dict[str, Any]) -> None:
 
 def show(argv: list[str]) -> int:
     """`hagane catalog show NAME`."""
+    from hagane.catalog.contents import episodes_of
+
     o = tyro.cli(Show, args=argv, prog="hagane catalog show")
     catalog = _open(o.home)
     if o.html is not None:
@@ -173,13 +176,22 @@ def show(argv: list[str]) -> int:
     print(f"  digest    {record.digest}")
     print(f"  contract  {signed.digest}, until {terms.until}, withdrawal {terms.withdrawal}")
     print(f"            for {', '.join(terms.purposes)} at {', '.join(terms.sites)} in {', '.join(terms.residency)}")
-    outcomes = catalog.outcome_counts(o.name)
-    print("  outcomes  " + ", ".join(f"{n} {kind or 'unknown'}" for kind, n in outcomes.items()))
-    findings = catalog.finding_counts(o.name)
-    print("  findings  " + (", ".join(f"{n} {kind}" for kind, n in findings.items()) or "none"))
+    facts, stats = episodes_of(catalog, o.name), catalog.stats(o.name, "view")
+    for title, counts in (
+        ("outcomes", Counter(e.outcome or "unknown" for e in facts)),
+        ("findings", Counter(kind for e in facts for kind in e.findings)),
+    ):
+        print(f"  {title}  " + (", ".join(f"{n} {word}" for word, n in sorted(counts.items())) or "none"))
     print()
+    _print_stats(embodiment, stats)
+    if o.episodes:
+        print()
+        _print_episodes(catalog, o.name)
+    return 0
+
+
+def _print_stats(embodiment: Embodiment, stats: Mapping[str, ChannelStats]) -> None:
     rows: list[tuple[str, ...]] = [("channel", "unit", "samples", "mean", "std", "min", "q01", "q99", "max")]
-    stats = catalog.stats(o.name, "view")
     for channel in embodiment.channels():
         if channel.name not in stats:
             continue
@@ -191,10 +203,6 @@ def show(argv: list[str]) -> int:
         if channel.columns > _SHOWN_COLUMNS:
             rows.append((f"{channel.name}: {channel.columns - _SHOWN_COLUMNS} columns more", *[""] * 8))
     print_table(rows)
-    if o.episodes:
-        print()
-        _print_episodes(catalog, o.name)
-    return 0
 
 
 def _print_episodes(catalog: Catalog, name: str) -> None:

@@ -46,7 +46,7 @@ class SplitOptions:
     seed: int = 0
     """Another seed, another split."""
     purpose: str = "view"
-    """What the data is read for, to find copies; the contracts must grant it."""
+    """What the data is read for; the contracts must grant it."""
     copies: bool = True
     """Look for copies; --no-copies reads no data and may put a copy on the other side."""
     home: Path = Path()
@@ -114,6 +114,8 @@ def split(argv: list[str]) -> int:
     o = tyro.cli(SplitOptions, args=argv, prog="hagane catalog split")
     _named_once(o.names)
     catalog = open_catalog(o.home)
+    for name in o.names:
+        catalog.ask(name, o.purpose)  # without copies, too: the file names the episodes
     copies = find_copies(catalog_signatures(catalog, o.names, o.purpose)) if o.copies else []
     made = make_split(catalog, o.names, o.by, o.share, o.seed, copies)
     save_split(made, o.out)

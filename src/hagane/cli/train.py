@@ -7,7 +7,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from hagane.terms import ConfigError, HaganeError, load_toml
 
 if TYPE_CHECKING:
     from hagane.train import TrainConfig
+    from hagane.train.changes import Change
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,12 @@ def main(argv: list[str]) -> int:
     config = resolve(o, tuple(r.name for r in catalog.ls()))
     data = open_data(catalog, config)
     if o.resume and o.config:
-        change = change_mixture(o.run, config, data.embodiments, data.train.cursor)
-        body = {"run": o.run.name, "step": change.step, "added": change.added, "withdrawn": change.withdrawn}
-        if catalog.ledger is not None:
-            catalog.ledger.append("mixture", {**body, "data": change.data, "mixture": change.mixture})
+
+        def note(change: Change) -> None:
+            if catalog.ledger is not None:
+                catalog.ledger.append("mixture", {"run": o.run.name, **asdict(change)})
+
+        change = change_mixture(o.run, config, data.embodiments, data.train.cursor, note)
         print(f"from step {change.step} on: {', '.join(change.datasets)}")
     with ranks(o, config), TrainPanel.for_stream(config.step.steps, title=o.run.name) as panel:
         record = train(o.run, config, data, resume=o.resume, report=panel.update)

@@ -153,14 +153,13 @@ def _by_episode(sheets: list[Sheet]) -> dict[str, list[tuple[str, list[tuple[str
     """Episode to rows of (camera, pictures as (time, data URI))."""
     rows: dict[str, list[tuple[str, list[tuple[str, str]]]]] = {}
     for s in sheets:
-        pictures = [
-            (f"{t:.1f} s", "data:image/jpeg;base64," + base64.b64encode(p).decode() if p else "") for t, p in s.pictures
-        ]
+        pictures = [(f"{t:.1f} s", _data_uri(p)) for t, p in s.pictures]
         rows.setdefault(s.episode, []).append((s.camera, pictures))
     return rows
 
 
 def _data_uri(jpeg: bytes) -> str:
+    """A picture within the page; "" for none."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode() if jpeg else ""
 
 

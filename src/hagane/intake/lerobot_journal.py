@@ -165,11 +165,13 @@ def _read(f: BinaryIO, offset: int, path: Path) -> bytes:
 
 
 def disk_error(e: OSError, path: Path) -> StoreError:
-    """One message for a disk that refuses, with the next step."""
+    """One message for a disk that refuses, with the next step; `path` where the error names no file itself."""
+    closed = isinstance(e, PermissionError | FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    remedy = "see that it is there and may be read and written" if closed else "free some disk"
     return StoreError(
         f"the disk refused: {e.strerror or e}",
-        where=str(path),
-        next_step="free some disk and run the same command again: finished episodes are kept",
+        where=str(e.filename or path),
+        next_step=f"{remedy}, and run the same command again: finished episodes are kept",
     )
 
 
@@ -199,3 +201,9 @@ def sync_folder(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_tree(path: Path) -> None:
+    """Make the names of all that lies in a folder durable, before the folder itself is renamed."""
+    for folder in (*(p for p in path.rglob("*") if p.is_dir()), path):
+        sync_folder(folder)

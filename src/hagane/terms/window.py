@@ -44,7 +44,8 @@ def gather_window(
     values = reading.values[at_NS]
     mask = valid.reshape(valid.shape + (1,) * (values.ndim - valid.ndim))
     values = np.where(mask, values, np.zeros((), values.dtype))
-    age_s = reading.age_s[at_NS] + lags_S * step_s
+    # a sample before the start has no age of its own: none of another episode's may show through
+    age_s = np.where(inside_NS, reading.age_s[at_NS], 0) + lags_S * step_s
     return Window(values, valid, age_s.astype(np.float32))
 
 

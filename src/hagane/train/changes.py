@@ -7,7 +7,7 @@ other data sets or with other weights, and nothing else differs. Without that li
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -78,15 +78,22 @@ def without_mixture(config: TrainConfig) -> dict[str, object]:
 
 
 def change_mixture(
-    folder: Path, config: TrainConfig, embodiments: Sequence[Embodiment], cursor: Mapping[str, str]
+    folder: Path,
+    config: TrainConfig,
+    embodiments: Sequence[Embodiment],
+    cursor: Mapping[str, str],
+    note: Callable[[Change], None] = lambda change: None,
 ) -> Change:
     """Write down that a run goes on with another mixture from its newest checkpoint on.
+
+    Killed on the way, the run does not go on before this is called again (see `check_cursor`).
 
     Args:
         folder: of the run.
         config: the new configuration.
         embodiments: machines in the new data.
         cursor: hashes of the new data and mixture, as the loader has them.
+        note: called once nothing can be refused any more, before a file is written: no change is without it.
 
     Raises:
         TrainingError: the configurations differ in more than data and mixture, there is no checkpoint, or its
@@ -111,6 +118,7 @@ def change_mixture(
         cursor["data"],
         cursor["mixture"],
     )
+    note(change)
     # a change that no step was made with yet is replaced
     lines = [asdict(c) for c in changes_of(folder) if c.step < step] + [asdict(change)]
     write_file(folder / "changes.jsonl", b"".join(json.dumps(line).encode() + b"\n" for line in lines))
@@ -119,30 +127,40 @@ def change_mixture(
 
 
 def changes_of(folder: Path) -> list[Change]:
-    """Recorded changes of a run, in order."""
+    """Recorded changes of a run, in order.
+
+    Raises:
+        TrainingError: the file holds something else.
+    """
     path = folder / "changes.jsonl"
-    lines = read_lines(path) if path.exists() else ()
-    return [
-        Change(
-            line["step"],
-            tuple(line["datasets"]),
-            tuple(line["added"]),
-            tuple(line["withdrawn"]),
-            line["data"],
-            line["mixture"],
-        )
-        for line in lines
-    ]
+    if not path.exists():
+        return []
+    try:
+        return [_change(**line) for line in read_lines(path)]
+    except (ValueError, TypeError):
+        raise TrainingError(
+            "a line is no recorded change of data", where=str(path), next_step="restore the file from a copy"
+        ) from None
+
+
+def _change(step: int, datasets: list[str], added: list[str], withdrawn: list[str], data: str, mixture: str) -> Change:
+    return Change(step, tuple(datasets), tuple(added), tuple(withdrawn), data, mixture)
 
 
 def check_cursor(folder: Path, manifest: Manifest, cursor: Mapping[str, str]) -> None:
     """Refuse to go on with other data, another mixture or other settings than the checkpoint's.
 
     Raises:
-        TrainingError: they differ, and no change at this step says so.
+        TrainingError: they differ, and no change at this step says so; or one says something else.
     """
     odd = [what for what, digest in cursor.items() if manifest.cursor.get(what) != digest]
     changed = {c.step: {"data": c.data, "mixture": c.mixture} for c in changes_of(folder)}.get(manifest.step, {})
+    if any(cursor[what] != digest for what, digest in changed.items()):
+        raise TrainingError(
+            f"the change of data recorded at step {manifest.step} is not what the configuration says",
+            where=str(folder),
+            next_step="it was interrupted, or config.toml was edited: repeat `--resume --config NEW.toml`",
+        )
     if all(changed.get(what) == cursor[what] for what in odd):
         return
     raise TrainingError(
@@ -153,12 +171,13 @@ def check_cursor(folder: Path, manifest: Manifest, cursor: Mapping[str, str]) ->
     )
 
 
-def joined_record(before: RunRecord, now: RunRecord) -> RunRecord:
-    """The record of a run that went on: data that was read once stays in it.
+def joined_record(manifest: Manifest, now: RunRecord) -> RunRecord:
+    """The record of a run that goes on from a checkpoint: data that was read once stays in it.
 
     Raises:
         ConfigError: a data set of one name had other content before.
     """
+    before = manifest.record
     if odd := sorted(n for n, d in now.datasets.items() if before.datasets.get(n, d) != d):
         raise ConfigError(f"data sets hold other content than this run read before: {', '.join(odd)}")
     return replace(
@@ -166,4 +185,6 @@ def joined_record(before: RunRecord, now: RunRecord) -> RunRecord:
         datasets={**before.datasets, **now.datasets},
         contracts={**before.contracts, **now.contracts},
         owners={**before.owners, **now.owners},
+        steps=manifest.step,
+        checkpoint_id=manifest.id,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def train(
     if found:
         manifest = load_engine(found, engine)
         check_cursor(folder, manifest, cursor)
-        record = joined_record(manifest.record, record)
+        record = joined_record(manifest, record)
     elif rank() == 0:
         begin_run(folder, config)
     if rank() == 0:
@@ -118,20 +119,19 @@ def train(
     def mine(step: int) -> Batch:
         return data.train.at(step, rank(), world_size())
 
-    batches = Ahead(mine, config.loader_workers, last=config.step.steps)
-    while engine.step < config.step.steps:
-        line = _one_step(engine, config, data, batches.at(engine.step))
-        line["seconds"] = time.monotonic() - started
-        line["samples_per_s"] = (engine.step - first) * config.samples_per_step / line["seconds"]
-        if metrics is not None:
-            metrics.add(line)
-            report(line)
-            if engine.step % config.save_every == 0 or engine.step == config.step.steps:
-                manifest = save_checkpoint(folder / "checkpoints", engine, record, cursor)
-                record = replace(record, steps=engine.step, checkpoint_id=manifest.id)
-                write_record(folder, record)
-                _keep_newest(folder / "checkpoints", config.keep)
-    batches.close()
+    with closing(Ahead(mine, config.loader_workers, last=config.step.steps)) as batches:
+        while engine.step < config.step.steps:
+            line = _one_step(engine, config, data, batches.at(engine.step))
+            line["seconds"] = time.monotonic() - started
+            line["samples_per_s"] = (engine.step - first) * config.samples_per_step / line["seconds"]
+            if metrics is not None:
+                metrics.add(line)
+                report(line)
+                if engine.step % config.save_every == 0 or engine.step == config.step.steps:
+                    manifest = save_checkpoint(folder / "checkpoints", engine, record, cursor)
+                    record = replace(record, steps=engine.step, checkpoint_id=manifest.id)
+                    write_record(folder, record)
+                    _keep_newest(folder / "checkpoints", config.keep)
     return record
 
 
