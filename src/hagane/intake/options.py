@@ -34,8 +34,8 @@ class Options:
     encoding: str = "utf-8"
     """Text encoding of a CSV; where UTF-8 fails, UTF-16 and CP932 (Shift-JIS) are found if there is no doubt."""
     timezone: str = ""
-    """IANA name ("Asia/Tokyo") of stamps that carry no zone (CSV, Parquet, ASC, BLF, MDF, the span asked of an OPC UA
-    server); "" takes them as UTC."""
+    """IANA name ("Asia/Tokyo") of stamps that carry no zone (CSV, Parquet, ASC, BLF, MDF); "" takes them as UTC. The
+    span that is asked of an OPC UA server has its zone in its file or here, and is refused without one."""
     messages: Path | None = None
     """Folder (or file) of ROS message definitions (.msg) that a bag does not carry itself."""
     split: str = ""
