@@ -332,3 +332,52 @@ def test_checked_episodes_are_the_same_twice(tmp_path: Path) -> None:
     (first,) = read_logs(log, CAR)
     again = check_episode(replace(first, findings=()), CAR)
     assert again.findings == () and first.digest == next(iter(read_logs(log, CAR))).digest
+
+
+@pytest.mark.parametrize("observe", [CAR.observe, CAR.observe[1:]])
+def test_a_clock_set_forward_by_years_within_a_drive(tmp_path: Path, observe: tuple[Channel, ...]) -> None:
+    episode = noise(CAR, 0, 40)
+    late_ns = np.where(np.arange(40) < 20, 0, 40 * 365 * 86_400 * 10**9)
+    streams = {name: replace(s, times_ns=s.times_ns + late_ns) for name, s in episode.streams.items()}
+    log, _ = encode_can([replace(episode, streams=streams)], CAR, tmp_path)
+    (back,) = read_logs(log, replace(CAR, observe=observe))
+    assert "clock-jump" in {f.kind for f in back.findings}
+    assert 35 <= len(back.streams["agents"]) <= 45
+
+
+def test_frames_between_the_drives_are_counted_and_a_log_without_a_start_is_refused(tmp_path: Path) -> None:
+    _, log = written(tmp_path, 2)
+    lines = log.read_bytes().splitlines(keepends=True)
+    starts = [k for k, line in enumerate(lines) if b" 0F0#" in line]
+    # the second drive lost its start
+    log.write_bytes(b"".join(lines[: starts[2]] + lines[starts[2] + 1 :]))
+    (only,) = read_logs(log, CAR)
+    assert [(f.kind, f.count) for f in only.findings] == [("unmapped", len(lines) - 1 - starts[2])]
+    log.write_bytes(b"".join(lines[starts[2] + 1 :]))
+    with pytest.raises(LogError, match=r"no TRIP frame of .* starts a drive"):
+        read_logs(log, CAR)
+
+
+def test_a_bus_that_the_log_lacks_is_named(tmp_path: Path) -> None:
+    _, log = written(tmp_path, 1)
+    with pytest.raises(LogError, match=r"no frame is of bus 3; the log has 0(?s:.*)bus=N"):
+        read_logs(log, CAR, bus=3)
+
+
+def test_a_folder_of_arrays_may_be_the_present_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "2026.01.05"
+    folder.mkdir()
+    arrays = {"t": np.arange(5.0), "address": np.ones(5, int), "data": np.zeros(5, "S8"), "src": np.zeros(5, np.int64)}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    (folder / "car.dbc").write_text(dbc(Message("EGO", 1, {"S": Signal("S", 0, 8)})))
+    one = replace(CAR, observe=(Channel("ego", source=("EGO.S",)),), act=(Channel("a", source=("EGO.S",)),))
+    (far,) = read_logs(folder, one)
+    monkeypatch.chdir(folder)
+    (near,) = read_logs(Path(), one)
+    assert near.id == far.id == "2026.01.05" and near.digest == far.digest
+
+
+def test_remote_frames_of_a_large_log_take_no_longer_than_their_number(tmp_path: Path) -> None:
+    log = parse_candump(b"".join(b"(%d.000000) can0 %03X#R\n" % (k, k % 9) for k in range(1000, 9000)))
+    assert log.skipped == {"remote": 8000} and not len(log.frames)

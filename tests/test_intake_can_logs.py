@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hagane.intake import read_logs
 from hagane.intake.asc import parse_asc
-from hagane.intake.blf import MOST_BYTES, read_blf
+from hagane.intake.blf import read_blf
 from hagane.intake.can_dbc import load_dbc
 from hagane.intake.can_files import load_recording
 from hagane.intake.can_write import encode_can
@@ -226,7 +226,7 @@ def container(claimed: int, content: bytes, method: int = 2) -> bytes:
     ("claimed", "held", "words"),
     [
         (4_000_000_000, 1000, "claims 4,000,000,000 bytes"),
-        (MOST_BYTES - 1, 1000, "claims"),
+        ((64 << 20) - 1, 1000, "claims"),
         (100, 40_000_000, "holds other than the 100 bytes"),
         (2000, 1000, "holds other than"),
     ],
@@ -388,3 +388,77 @@ def test_drives_of_our_own_writer_come_back_from_blf(tmp_path: Path) -> None:
     assert [e.id for e in kept] == ["drives-00000", "drives-00001"]
     for ours, theirs in zip(kept, plain, strict=False):
         assert all(np.array_equal(ours.streams[n].values, s.values) for n, s in theirs.streams.items())
+
+
+def test_fd_frames_with_and_without_a_name_keep_the_order_of_the_log() -> None:
+    lines = [
+        f"   {k}.000000 CANFD   1 Rx        {0x100 + k:X} {'EngineData ' if k % 2 else ''}1 0 2 2 0{k} 00\n"
+        for k in range(6)
+    ]
+    frames = parse_asc(("base hex  timestamps absolute\n" + "".join(lines)).encode()).frames
+    assert frames.ids.tolist() == [0x100 + k for k in range(6)]
+    assert frames.times_ns.tolist() == [k * 10**9 for k in range(6)] and frames.data[:, 0].tolist() == list(range(6))
+
+
+@pytest.mark.parametrize(
+    "date", ["Wed Nov 24 99999999999:15:02 2021", "Wed Nov 24 09:15:02 0021", "Sun Nov 24 1:1:1 9021"]
+)
+def test_a_date_of_no_time_leaves_the_clock_at_0(date: str) -> None:
+    log = parse_asc(f"date {date}\nbase hex  timestamps absolute\n 0.5 1  705  Rx   d 1 FF\n".encode())
+    assert log.frames.times_ns.tolist() == [500_000_000] and "cannot be read" in log.notes[0]
+
+
+def test_relative_stamps_that_add_up_to_centuries_are_refused() -> None:
+    line = b" 999999999.0 1  705  Rx   d 1 FF\n"
+    with pytest.raises(LogError, match="add up to centuries"):
+        parse_asc(b"base hex  timestamps relative\n" + line * 12)
+
+
+def test_a_blf_from_another_millennium_is_one_message(tmp_path: Path) -> None:
+    path = small("blf", tmp_path)
+    data = bytearray(path.read_bytes())
+    data[40:42] = struct.pack("<H", 3021)
+    path.write_bytes(bytes(data))
+    with pytest.raises(LogError, match="damaged BLF at byte 40: a start time of 3021"):
+        read_blf(path)
+
+
+def test_interfaces_are_different_buses() -> None:
+    names = ("can1", "slcan", "vcan1", "can300", "can1")
+    log = parse_candump("".join(f"({k}.000000) {name} 100#0{k}\n" for k, name in enumerate(names)).encode())
+    buses = log.frames.buses.tolist()
+    assert buses[0] == buses[4] == 1 and sorted(set(buses)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("t", np.array(["now"] * 5, "S8")),
+        ("t", np.full(5, 1e30)),
+        ("t", np.array([0.0, np.nan, 1, 2, 3])),
+        ("t", np.zeros((5, 2))),
+        ("address", np.array(["id"] * 5, "S8")),
+        ("address", np.full(5, -1)),
+        ("src", np.full(5, 256)),
+    ],
+)
+def test_arrays_that_hold_something_else_are_named(tmp_path: Path, name: str, array: Any) -> None:
+    arrays = {"t": np.arange(5.0), "address": np.arange(5), "data": np.zeros(5, "S8"), "src": np.zeros(5)}
+    for key, value in {**arrays, name: array}.items():
+        np.save(tmp_path / f"{key}.npy", value)
+    with pytest.raises(LogError, match=rf"{name}\.npy: does not hold"):
+        read_comma(tmp_path)
+
+
+def test_any_damaged_byte_of_an_arrays_header_is_one_kind_of_error(tmp_path: Path) -> None:
+    arrays = {"t": np.arange(5.0), "address": np.arange(5), "data": np.zeros(5, "S8"), "src": np.zeros(5)}
+    for key, value in arrays.items():
+        np.save(tmp_path / f"{key}.npy", value)
+    whole = (tmp_path / "t.npy").read_bytes()
+    for at in range(90):
+        for byte in (b"(", b"\x00", b"'", b"9"):
+            (tmp_path / "t.npy").write_bytes(whole[:at] + byte + whole[at + 1 :])
+            try:
+                read_comma(tmp_path)
+            except LogError as e:
+                assert "t.npy" in e.where or "different lengths" in e.what

@@ -228,6 +228,8 @@ REMOTE = '<!DOCTYPE x [<!ENTITY f SYSTEM "file:///etc/passwd">]>\n'
         (lambda p: write(p, car(1, [0, "x"])), "dynamicObstacle 1 is not as CommonRoad describes it"),
         (lambda p: write(p, car(1, [0, 1 << 40])), "time step 1099511627776"),
         (lambda p: write(p, car(1, [0, 1]), lanelet(7, 0, 5).replace("<y>2</y>", "<y>east</y>")), "lanelet 7 is not"),
+        (lambda p: write(p, car(1, [0, 1]), lanelet(7, -5, 1e12)), "a bound is longer than 100 km"),
+        (lambda p: write(p, car(1, [0, 2**31 - 1]), head=HEAD.replace('"0.1"', '"900"')), "time step 2147483647 of"),
         (lambda p: write(p, car(1, [0, 1]), head=HEAD.replace("2020a", "2016a")), "version '2016a'; CommonRoad 2018b"),
         (lambda p: write(p, car(1, [0, 1]), head=HEAD.replace('"0.1"', '"-1"')), "timeStepSize is no time"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from datetime import date, timedelta
@@ -14,7 +15,9 @@ from hagane.intake import Options, read_logs
 from hagane.intake.can_write import encode_can
 from hagane.intake.detect import find_logs, format_of, formats
 from hagane.intake.historian_write import write_historian
-from hagane.terms import Embodiment, LogError, dump_toml, load_toml
+from hagane.intake.options import parse_options
+from hagane.intake.zones import zone_of
+from hagane.terms import ConfigError, Embodiment, LogError, dump_toml, load_toml
 from tests.conftest import shared_data
 from tests.intake_cases import CAR, LINE, noise
 
@@ -189,3 +192,40 @@ def test_the_real_logs_come_in(tmp_path: Path, example: str, log: tuple[str, ...
     path, dbc = shared_data(*log), ["--dbc", str(shared_data(*more))] if more else []
     contract, file = member(tmp_path, machine, example)
     assert intake(tmp_path, path, contract, file, *dbc) == 0
+
+
+def test_links_in_a_circle_and_pipes_are_one_message(tmp_path: Path) -> None:
+    write_historian([noise(LINE, 0, 20)], LINE, tmp_path / "day.csv")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(LogError, match=r"loop'?: is no path"):
+        find_logs(tmp_path)
+    (tmp_path / "loop").unlink()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LogError, match=r"pipe: no known log format(?s:.*)take it out"):
+        find_logs(tmp_path)
+    with pytest.raises(LogError, match="pipe: no known log format"):
+        find_logs(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("gap-s=nan", "more than 0"),
+        ("gap-s=-5", "more than 0"),
+        ("gap-s=1e300", "more than 0"),
+        ("bus=-1", "0 to 255"),
+        ("timezone=Europe", "IANA name"),
+        ("timezone=", "IANA name"),
+        ("day-first=maybe", "yes or no"),
+        ("time", "keys are: bus"),
+    ],
+)
+def test_words_that_are_no_option_are_refused(word: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse_options([word])
+
+
+def test_a_zone_that_is_none_is_one_message_in_the_library_too(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("time,COATING_TOP\n2026-01-05 00:00:00,1\n")
+    with pytest.raises(LogError, match="unknown time zone 'Mars/Olympus'"):
+        zone_of("Mars/Olympus")

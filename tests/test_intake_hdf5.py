@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -365,3 +366,17 @@ def test_the_verb_looks_at_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(args) == 0
     out = capsys.readouterr().out
     assert "2 episodes" in out and "cam_high" in out and "rows count at 50 Hz" in out
+
+
+def test_a_rate_that_takes_centuries_is_refused(tmp_path: Path) -> None:
+    def slow(file: Any) -> None:
+        file["data"].attrs["env_args"] = json.dumps({"env_kwargs": {"control_freq": 1e-300}})
+
+    with pytest.raises(LogError, match="rows at 1e-300 Hz take centuries"):
+        list(read_logs(write_robomimic(tmp_path / "lift.hdf5", edit=slow), LIFT))
+
+
+def test_a_channel_without_a_unit_is_checked_too(tmp_path: Path) -> None:
+    bare = replace(ALOHA, observe=(replace(ALOHA.observe[0], unit=()), *ALOHA.observe[1:]))
+    (episode,) = read_logs(write_aloha(tmp_path / "a.hdf5"), bare)
+    assert episode.streams[bare.observe[0].name].unit == ("1",)

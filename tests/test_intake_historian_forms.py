@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -230,6 +232,7 @@ def test_long_form_says_what_is_missing_and_which_units_differ(tmp_path: Path) -
         ("StatusCode", [0, 0x40920000, 0x80310000], [0, 1, 2]),
         ("StatusCode", ["0", "0x80310000", ""], [0, 2, 3]),
         ("Q", [0, 0x80000000], [0, 2]),
+        ("quality", [0, -0x80000000], [0, 2]),
         ("status", ["OK", "Questionable", "Bad Input", "none of these"], [0, 1, 2, 3]),
         ("品質", ["正常", "異常", "良好", "不良", "欠測", "Ｇ"], [0, 2, 0, 2, 2, 0]),
         ("good", [True, False, None], [0, 2, 2]),
@@ -395,3 +398,49 @@ def test_what_our_writer_writes_comes_back_through_parquet(tmp_path: Path) -> No
     for before, after in zip(episodes, back, strict=True):
         assert set(after.streams) == set(before.streams)
         assert np.allclose(after.streams["coating"].values, before.streams["coating"].values)
+
+
+def test_episodes_without_a_reading_of_any_channel_are_said(tmp_path: Path) -> None:
+    odd = replace(TAG, act=(Channel("both", shape=(2,), role="mv", source=("U", "V")),))
+    own = "".join(f"{t},{tag},1,A7\n" for t in range(10, 14) for tag in "PTU")
+    (tmp_path / "log.csv").write_text("time,tag,value,COIL\n1,U,1,A6\n" + own + "20,U,1,A8")
+    (only,) = read_logs(tmp_path / "log.csv", odd)
+    assert only.id == "log-A7" and len(said(only, "truncated")) == 1
+    assert "2 episodes without a reading of any channel are left out" in said(only, "note")
+    (tmp_path / "log.csv").write_text("time,tag,value,COIL\n1,P,1,\n1,T,1,\n2,U,1,A6\n")
+    with pytest.raises(LogError, match="no channel has readings of its tags"):
+        read_logs(tmp_path / "log.csv", odd)
+
+
+def test_words_that_fill_the_memory_are_refused_while_they_are_read(tmp_path: Path) -> None:
+    """A dictionary holds a long word once, whatever the number of rows that say it."""
+    n = 1 << 18
+    long = pa.array(["x" * 10_000, "P"]).take(pa.array(np.arange(n) % 2))
+    cells = {"time": np.arange(n), "tag": pa.array(["P"] * n), "value": np.zeros(n), "outcome": long}
+    pq.write_table(pa.table(cells), tmp_path / "log.parquet", compression="zstd")
+    assert (tmp_path / "log.parquet").stat().st_size < 3 << 20
+    limit = parquet_table.MOST_BYTES
+    try:
+        parquet_table.MOST_BYTES = 1 << 29
+        with pytest.raises(LogError, match="MiB of memory"):
+            read(tmp_path / "log.parquet", TAG, Options())
+    finally:
+        parquet_table.MOST_BYTES = limit
+
+
+def test_any_byte_of_a_parquet_footer_is_one_message(tmp_path: Path) -> None:
+    """In a process of its own: what pyarrow does not catch ends the process."""
+    path = write(table_of(readings(), "wide"), tmp_path / "log.parquet")
+    code = (
+        "import sys, random\nfrom pathlib import Path\nfrom hagane.intake import Options\n"
+        "from hagane.intake.historian import read\nfrom hagane.terms import HaganeError\n"
+        "from tests.test_intake_historian_forms import TAG\n"
+        "path = Path(sys.argv[1]); whole = path.read_bytes(); size = int.from_bytes(whole[-8:-4], 'little')\n"
+        "rng = random.Random(0)\n"
+        "for _ in range(400):\n"
+        "    at = len(whole) - 8 - rng.randrange(size)\n"
+        "    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1:])\n"
+        "    try:\n        list(read(path, TAG, Options()))\n    except HaganeError:\n        pass\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -250,3 +250,14 @@ def test_bad_files_end_the_verb_with_one_message(
     assert main(["intake", str(log), "--embodiment", str(machine), "--dry-run"]) == 1
     err = capsys.readouterr().err
     assert re.search(words, err) and "Traceback" not in err and err.count("next: ") == 1
+
+
+@pytest.mark.parametrize(("clock", "good"), [("00:75:00", False), ("00:00:61", False), ("24:00:01", False),
+                                             ("23:59:60", True), ("24:00:00", True), ("12:59:59", True)])  # fmt: skip
+def test_times_of_day_that_there_are(tmp_path: Path, clock: str, good: bool) -> None:
+    text = f"date,P,U\n31.01.2026 {clock},1,1\n31.01.2026 {clock},2,2\n"
+    if good:
+        assert len(one(tmp_path, text).streams["p"]) == 2
+    else:
+        with pytest.raises(LogError, match=r"log\.csv:2, column 'date': no such time of day"):
+            one(tmp_path, text)

@@ -181,3 +181,14 @@ def test_a_recording_that_was_cut_still_says_whose_it_is(tmp_path: Path) -> None
     path.write_bytes(path.read_bytes()[:-300])
     (back,) = read_logs(path, CAR, keep_whole=True)
     assert back.task == "go home" and len(back.streams["ego"]) > 100
+
+
+def test_numbers_and_texts_that_are_none_are_one_message(tmp_path: Path) -> None:
+    huge = b'{"values": [1' + b"0" * 400 + b", 0, 0, 0, 0]}"
+    with pytest.raises(LogError, match="messages do not hold"):
+        read_logs(write(tmp_path / "a.mcap", {"/ego": [(0, huge)]}), CAR)
+    said = Embodiment("road", "vehicle", "member-cars", 10.0, 16, observe=(Channel("words", kind="text"),), act=CAR.act)
+    (told,) = read_logs(write(tmp_path / "b.mcap", {"/words": [(0, {"values": ["go"]}), (1, {"values": "on"})]}), said)
+    assert told.streams["words"].values.tolist() == ["go", "on"]
+    with pytest.raises(LogError, match="is no text"):
+        read_logs(write(tmp_path / "c.mcap", {"/words": [(0, {"values": [["go"]]}), (1, {"values": [["on"]]})]}), said)

@@ -305,3 +305,30 @@ def test_a_file_that_was_never_finished(tmp_path: Path) -> None:
     episode = one(path, keep_whole=True)
     assert len(episode.streams["gear"]) == 100
     assert [f.detail for f in episode.findings if f.kind == "truncated"] == ["its writer never finished it"]
+
+
+def test_blocks_that_are_too_short_or_lead_nowhere_are_one_message(tmp_path: Path) -> None:
+    whole = measure(tmp_path / "bench.mf4").read_bytes()
+    group = struct.unpack_from("<Q", whole, 64 + 24)[0]
+    data, end = bytearray(whole), len(whole)
+
+    def refused(words: str) -> None:
+        (tmp_path / "odd.mf4").write_bytes(bytes(data))
+        with pytest.raises(LogError, match=words):
+            read_logs(tmp_path / "odd.mf4", BENCH)
+
+    # a compressed block of 24 bytes, at the very end
+    data[group + 40 : group + 48] = struct.pack("<Q", end)
+    data += struct.pack("<4s4xQQ", b"##DZ", 24, 0)
+    refused("a compressed block shorter than its head")
+    # a first group that is none, and leads to itself
+    data = bytearray(whole)
+    data[64 + 24 : 64 + 32] = struct.pack("<Q", end)
+    data += struct.pack("<4s4xQQQ", b"##ZZ", 32, 1, end)
+    refused("no data group begins here")
+    # unsorted data whose list holds itself
+    data = bytearray(whole)
+    data[group + 40 : group + 48] = struct.pack("<Q", end)
+    data[group + 24 + 32] = 1
+    data += struct.pack("<4s4xQQQQ", b"##DL", 40, 2, 0, end) + bytes(24)
+    refused("the group counts 100 records")

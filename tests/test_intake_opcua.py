@@ -372,3 +372,13 @@ def test_a_user_over_an_encrypted_channel(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv("LINE_PASSWORD", "wrong")
         with pytest.raises(LogError, match=r"BadUserAccessDenied(?s:.*)check the user and password"):
             one(history(tmp_path, plant.endpoint, **safe))
+
+
+def test_a_stamp_of_1601_is_none() -> None:
+    never, later = datetime(1601, 1, 1, tzinfo=UTC), START + STEP
+    pages = Pages("here")
+    pages.add([ua.DataValue(ua.Variant(1.0), SourceTimestamp=never, ServerTimestamp=START),
+               ua.DataValue(ua.Variant(2.0), SourceTimestamp=later, ServerTimestamp=never)])  # fmt: skip
+    found = pages.readings("")
+    assert found.from_source.tolist() == [False, True] and (np.diff(found.source_ns) == 10**9).all()
+    assert found.server_ns.tolist() == found.source_ns.tolist()

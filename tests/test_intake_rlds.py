@@ -345,6 +345,8 @@ def rewrite(root: Path, name: str, old: str, new: str) -> None:
         (lambda r: rewrite(r, "dataset_info.json", '"tfrecord"', '"array_record"'), "the shards are 'array_record'"),
         (lambda r: rewrite(r, "dataset_info.json", "{DATASET}-", "../{DATASET}-"), "the file template"),
         (lambda r: rewrite(r, "dataset_info.json", '["2"]', '["many"]'), "not as TFDS writes it"),
+        (lambda r: rewrite(r, "dataset_info.json", '["2"]', "[1e400]"), "not as TFDS writes it"),
+        (lambda r: rewrite(r, "dataset_info.json", '"tidy"', '"ti\\u0000dy"'), "is no path"),
         (lambda r: (r / SHARD).write_bytes(record(b"\x0a\xff") * 2), "record 0: is no Example"),
     ],
 )
@@ -415,3 +417,12 @@ def test_the_verb_looks_at_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     flip(root, 400)
     assert main(args) == 1
     assert "differs from its checksum" in capsys.readouterr().err
+
+
+def test_a_shard_that_lost_all_of_its_episodes_is_said(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set", {"train": [[4], [6]]})
+    shard = root / "tidy-train.tfrecord-00000-of-00002"
+    shard.write_bytes(shard.read_bytes()[:20])
+    (e,) = read_logs(root, ARM, keep_whole=True)
+    cut_ones = [f.detail for f in e.findings if f.kind == "truncated"]
+    assert e.id == "tidy-train-000001" and len(cut_ones) == 1 and cut_ones[0].startswith(f"{shard.name} is left out")

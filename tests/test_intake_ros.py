@@ -381,3 +381,24 @@ def test_the_verb_stores_a_bag_and_its_pictures(tmp_path: Path, capsys: pytest.C
         len(stored.streams["camera"])
         and {p.tobytes() for p in plain_pictures(stored.streams["camera"].values)} <= taken
     )
+
+
+def test_a_first_picture_that_is_lost_is_said_all_the_same(tmp_path: Path) -> None:
+    types, kind = store(), "sensor_msgs/msg/CompressedImage"
+    camera = arm(Channel("camera", kind="image", shape=(4, 4, 3), role="camera"))
+    good = [encode_png((np.arange(48).reshape(4, 4, 3) * 5 + k).astype(np.uint8)) for k in range(3)]
+    messages = []
+    for k, blob in enumerate([b"", *good, b""]):
+        head, data = header(types, START_NS + k * S // 20), np.frombuffer(blob, np.uint8)
+        messages.append(
+            ("/camera", kind, START_NS + k * S // 20, types.types[kind](header=head, format="png", data=data))
+        )
+    (episode,) = read_logs(write_ros2(tmp_path / "a", messages, types), camera)
+    lost = [(f.kind, f.time_ns, f.count) for f in episode.findings if "cannot be read" in f.detail]
+    assert lost == [("missing", 0, 2)] and len(episode.streams["camera"]) == 3
+
+
+def test_only_jpeg_and_png_are_decoded() -> None:
+    for data in (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n", b"GIF89a" + bytes(20), b""):
+        with pytest.raises(LogError, match="neither JPEG nor PNG"):
+            decode_picture(data)

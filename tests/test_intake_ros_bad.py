@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import struct
@@ -22,6 +23,8 @@ import zstandard
 from hagane.intake import read_logs
 from hagane.intake.detect import find_logs, format_of
 from hagane.intake.inflate import Inflater
+from hagane.intake.ros2_sqlite import scan_sqlite
+from hagane.intake.topic_log import TopicLog, wanted_topics
 from hagane.terms import Channel, Episode, LogError
 from tests.ros_cases import (
     ARM,
@@ -354,3 +357,46 @@ def test_types_that_only_look_like_pictures_and_stamps(tmp_path: Path) -> None:
     (episode,) = read_logs(tmp_path / "b.mcap", replace(camera, observe=(Channel("x", source=("x.x",)),)))
     assert episode.streams["x"].times_ns.tolist() == [k * 50_000_000 for k in range(9)]
     assert set(episode.streams["x"].values[:, 0]) == {5.0}
+
+
+def test_a_bag_of_more_than_two_gigabytes_is_not_damaged(tmp_path: Path) -> None:
+    path = sqlite(tmp_path, 5)
+    os.truncate(path, 3 << 30)
+    log = TopicLog(path)
+    scan_sqlite(path, log, wanted_topics(ARM), False)
+    assert log.topics["/joint_states"].count == 5 and not log.cut
+
+
+def test_topics_without_a_number_and_virtual_tables_are_one_message(tmp_path: Path) -> None:
+    for name, change in (
+        ("text", "INSERT INTO topics SELECT 'x', name, type, serialization_format FROM old"),
+        ("none", "INSERT INTO topics SELECT NULL, name, type, serialization_format FROM old"),
+    ):
+        path = sqlite(tmp_path / name, 5)
+        with sqlite3.connect(path) as db:
+            db.execute("ALTER TABLE topics RENAME TO old")
+            db.execute("CREATE TABLE topics(id, name TEXT, type TEXT, serialization_format TEXT)")
+            db.execute(change)
+        with pytest.raises(LogError, match="damaged bag: a topic of number"):
+            read_logs(path, ARM)
+    path = sqlite(tmp_path / "virtual", 5)
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE t(x TEXT DEFAULT 'CREATE TABLE messages')")
+        db.execute("DROP TABLE messages")
+        db.execute("CREATE VIRTUAL TABLE messages USING fts5(topic_id, timestamp, data)")
+    with pytest.raises(LogError, match=r"not plain tables|neither|no known log format"):
+        read_logs(path, ARM)
+
+
+def test_metadata_with_impossible_numbers_and_names(tmp_path: Path) -> None:
+    path = sqlite(tmp_path, 5)
+    meta = path.parent / "metadata.yaml"
+    text = meta.read_text()
+    for new, words in (
+        (text.replace("version: 9", "version: .inf"), "not as rosbag2 writes it"),
+        (text.replace("- drive.db3", '- "dri\\0ve.db3"', 1), "is no path"),
+    ):
+        assert new != text
+        meta.write_text(new)
+        with pytest.raises(LogError, match=words):
+            read_logs(path.parent, ARM)

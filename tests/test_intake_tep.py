@@ -109,6 +109,7 @@ def test_what_a_name_says_is_said_and_no_more(tmp_path: Path, name: str, words: 
         (lambda t: t.replace("\n", " 1.0\n", 1), r"a row of 52 numbers after rows of 53"),
         (lambda t: "\n".join(line[:-16] for line in t.splitlines()) + "\n", "60 rows of 51 numbers: neither 52"),
         (lambda t: t.replace("e+01", "e+e1", 1), "a word is no number"),
+        (lambda t: t.rstrip("\n") + "0" * 100_000 + "\n", r"a word of 1000\d\d characters is no number"),
     ],
 )
 def test_bad_files_get_one_message(tmp_path: Path, edit: object, words: str) -> None:

@@ -190,6 +190,9 @@ ROWS = "data/chunk-000/episode_000001.parquet"
             "the video holds 6 frames, 7 rows refer to it",
         ),
         (lambda r: edit(r, "info.json", '"total_frames": 15', '"total_frames": 16'), "hold 15 rows, the metadata says"),
+        (lambda r: edit(r, "info.json", '"total_frames": 15', '"total_frames": 1e400'), "info.json cannot be read"),
+        (lambda r: edit(r, "info.json", '"shape": [', '"shape": [1e400, '), "features are not as LeRobot describes"),
+        (lambda r: edit(r, "info.json", "data/chunk-", "data\\u0000/chunk-"), "is no path"),
         (lambda r: edit(r, "info.json", "data/chunk-", "../data/chunk-"), "path template"),
         (lambda r: edit(r, "info.json", "{episode_chunk:03d}/e", "{episode_chunk:0999999999d}/e"), "path template"),
         (lambda r: edit(r, "info.json", "{episode_index:06d}.p", "{root}.p"), "path template"),
@@ -290,3 +293,26 @@ def test_a_flipped_byte_never_ends_in_a_traceback(tmp_path: Path) -> None:
         except LogError:
             refused += 1
     assert refused > 10
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.uint8()])
+def test_narrow_frame_numbers_do_not_overflow_the_times(tmp_path: Path, kind: pa.DataType) -> None:
+    root = write_v21(tmp_path / "set", (200,), camera="image")
+    path = root / "data/chunk-000/episode_000000.parquet"
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("frame_index")
+    (wide,) = read_logs(root, ARM)
+    pq.write_table(table.set_column(at, "frame_index", table.column("frame_index").cast(kind)), path)
+    (narrow,) = read_logs(root, ARM)
+    assert np.array_equal(narrow.streams["state"].times_ns, wide.streams["state"].times_ns)
+    assert narrow.streams["state"].times_ns[-1] > 1 << 33
+
+
+def test_text_with_holes_where_numbers_should_be_is_refused(tmp_path: Path) -> None:
+    root = write_v21(tmp_path / "set", (6,), camera="image")
+    path = root / "data/chunk-000/episode_000000.parquet"
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("action")
+    pq.write_table(table.set_column(at, "action", pa.array(["go", None] * 3)), path)
+    with pytest.raises(LogError, match="action holds 6 values in 6 rows"):
+        list(read_logs(root, ARM))

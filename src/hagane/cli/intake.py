@@ -33,8 +33,9 @@ class Intake:
     dbc: Path | None = None
     """CAN definitions; empty takes the only .dbc beside the log."""
     read: tuple[str, ...] = ()
-    """How the log is to be read where it does not say, as key=value: time=HEADER, episode=HEADER, encoding=cp932,
-    day-first=yes, timezone=Asia/Tokyo, bus=1, gap-s=10, messages=FOLDER (ROS .msg definitions), split=train."""
+    """How the log is to be read where it does not say, as key=value: time=HEADER and episode=HEADER (tables),
+    encoding=cp932 and day-first=yes (CSV), timezone=Asia/Tokyo (stamps without a zone), bus=1 (CAN), gap-s=10 (a
+    longer silence divides), messages=FOLDER (ROS .msg definitions), split=train (LeRobot, RLDS, robomimic)."""
     keep_whole: bool = False
     """Take what is whole of a truncated log; without it such a log is refused."""
     jobs: int = 1

@@ -16,17 +16,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from zoneinfo import ZoneInfo
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hagane.intake.asc_words import Words, number, stamps_ns
-from hagane.intake.frames import EXTENDED, Frames, Recording, join, width_of
+from hagane.intake.frames import EXTENDED, Frames, Recording, in_order, join, width_of
+from hagane.intake.zones import wall_clock_ns
 from hagane.terms import LogError
 
 _BLOCK = 8 << 20
+_MOST_NS = 1e18  # 31 years, as much as an absolute stamp of nine digits says
 _HEADER = re.compile(rb"(//.*|(no\s+)?internal\s+events\s+logged.*|previous\s+log\s*file.*|split\s.*|[#;*].*)?", re.I)
 _DATE = re.compile(rb"(date|begin\s+triggerblock)\s+(.*)", re.I)
 _BASE = re.compile(rb"base\s+(hex|dec)(?:\s+timestamps\s+(absolute|relative))?.*", re.I)
@@ -96,6 +97,9 @@ def _block(words: Words, number_of_first: int, state: _State) -> Frames:
     times_ns, good = stamps_ns(words, np.flatnonzero(timed))
     _refuse(words, np.flatnonzero(timed), good, number_of_first, state)
     if state.relative and len(times_ns):
+        if state.clock_ns + float(times_ns.sum(dtype=np.float64)) > _MOST_NS:
+            what = "its relative time stamps add up to centuries"
+            raise LogError(what, where=f"{state.where}:{number_of_first}", next_step="copy it again from the machine")
         times_ns = state.clock_ns + np.cumsum(times_ns)
         state.clock_ns = int(times_ns[-1])
     at_ns = np.zeros(words.lines, np.int64)
@@ -106,8 +110,7 @@ def _block(words: Words, number_of_first: int, state: _State) -> Frames:
             frames, kept = parse(words, lines, at_ns[lines], number_of_first, state)
             parts.append(frames)
             order.append(kept)
-    together = join(parts)
-    return together.take(np.argsort(np.concatenate(order), kind="stable")) if len(order) > 1 else together
+    return in_order(parts, order)
 
 
 def _other_line(line: bytes, timed: bool, line_number: int, state: _State) -> None:
@@ -147,7 +150,7 @@ def _classic(
 def _fd(
     words: Words, lines: NDArray[np.int64], at_ns: NDArray[np.int64], first: int, state: _State
 ) -> tuple[Frames, NDArray[np.int64]]:
-    """Frames of lines `time CANFD channel dir id [name] brs esi dlc length bytes`."""
+    """Frames of lines `time CANFD channel dir id [name] brs esi dlc length bytes`: those with a name come last."""
     named = ~words.starts_with(lines, 5, b"01")
     frames, kept = [], []
     for chosen, shift in ((lines[~named], 0), (lines[named], 1)):
@@ -215,16 +218,15 @@ def _start_ns(date: bytes, timezone: str) -> tuple[int, str]:
     if not date:
         return 0, "the log has no date: its clock starts at 0"
     text = date.decode("utf-8", "ignore") if b"\xc3" in date else date.decode("cp1252", "ignore")
-    form = r"(?:\w+\.?\s+)?([^\W\d]{3})\w*\.?\s+(\d{1,2})\s+(\d+):(\d+):(\d+)(?:\.(\d{1,9}))?(?:\s+([ap])m)?\s+(\d{4})"
-    found = re.fullmatch(form, text.strip(), re.I)
+    clock = r"(\d{1,2}):(\d{1,2}):(\d{1,2})(?:\.(\d{1,9}))?(?:\s+([ap])m)?"
+    found = re.fullmatch(rf"(?:\w+\.?\s+)?([^\W\d]{{3}})\w*\.?\s+(\d{{1,2}})\s+{clock}\s+(\d{{4}})", text.strip(), re.I)
     month = _MONTHS.get(found[1].lower()) if found else None
     unknown = 0, f"the log's date {text.strip()[:40]!r} cannot be read: its clock starts at 0"
     if not found or month is None:
         return unknown
     hour = int(found[3]) % 12 + (12 if found[7].lower() == "p" else 0) if found[7] else int(found[3])
-    zone = ZoneInfo(timezone) if timezone else UTC
     try:
-        start = datetime(int(found[8]), month, int(found[2]), hour, int(found[4]), int(found[5]), tzinfo=zone)
+        start = datetime(int(found[8]), month, int(found[2]), hour, int(found[4]), int(found[5]))
+        return wall_clock_ns(start, timezone) + int((found[6] or "0").ljust(9, "0")), ""
     except ValueError:
         return unknown
-    return int(start.timestamp()) * 1_000_000_000 + int((found[6] or "0").ljust(9, "0")), ""

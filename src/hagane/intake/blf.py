@@ -13,22 +13,22 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
-from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.intake.frames import EXTENDED, Frames, Recording, join, width_of
+from hagane.intake.frames import EXTENDED, Frames, Recording, in_order, join, width_of
+from hagane.intake.inflate import refuse_deflated
+from hagane.intake.zones import wall_clock_ns
 from hagane.terms import LogError, digest_file
 
 MAGIC = b"LOGG"
-MOST_BYTES = 64 << 20
-"""A container that claims more is refused; Vector's tools write 128 KiB."""
-_RATIO = 1032  # deflate cannot do better: zlib's technical notes
+_MOST_BYTES = 64 << 20  # of an object; Vector's tools write containers of 128 KiB
 _BATCH = 4 << 20
+_MOST_TICKS_NS = 1 << 60  # 36 years of one recording
 _HEADER, _BASE, _CONTAINER = struct.Struct("<4sL8xQ"), struct.Struct("<4sHHLL"), struct.Struct("<H6xL4x")
 _CLASSIC, _FD, _FD64 = (1, 86), 100, 101
 _ERRORS = (2, 73, 104)
@@ -86,12 +86,10 @@ def _start_ns(head: bytes, path: Path, timezone: str) -> int:
     year, month, _, day, hour, minute, second, milli = struct.unpack_from("<8H", head, 40)
     if year == 0:
         return 0
-    zone = ZoneInfo(timezone) if timezone else UTC
     try:
-        start = datetime(year, month, day, hour, minute, second, tzinfo=zone)
+        return wall_clock_ns(datetime(year, month, day, hour, minute, second), timezone) + int(milli) * 1_000_000
     except ValueError:
         raise _damaged(path, 40, f"a start time of {year}-{month}-{day} {hour}:{minute}:{second}") from None
-    return int(start.timestamp()) * 1_000_000_000 + int(milli) * 1_000_000
 
 
 def _chunks(f: BinaryIO, size: int, state: _State) -> Iterator[bytes]:
@@ -112,7 +110,7 @@ def _chunks(f: BinaryIO, size: int, state: _State) -> Iterator[bytes]:
         if object_bytes < _BASE.size:
             raise _damaged(state.where, at, f"an object of {object_bytes} bytes")
         f.seek(at)
-        if kind != 10 and object_bytes > MOST_BYTES:
+        if object_bytes > _MOST_BYTES:
             raise _damaged(state.where, at, f"an object of {object_bytes} bytes")
         body = f.read(min(object_bytes, size - at))
         whole = len(body) == object_bytes
@@ -134,12 +132,7 @@ def _inflated(body: bytes, header_bytes: int, whole: bool, at: int, state: _Stat
         return bytes(packed)
     if method != 2:
         raise _damaged(state.where, at, f"a container of unknown compression {method}")
-    if claimed > MOST_BYTES or (whole and claimed > _RATIO * len(packed) + 64):
-        raise LogError(
-            f"the container at byte {at} claims {claimed:,} bytes out of {len(packed):,}",
-            where=state.where,
-            next_step=f"no tool writes that (at most {MOST_BYTES:,}): the file is damaged or made to fill memory",
-        )
+    refuse_deflated(claimed, len(packed) if whole else None, f"the container at byte {at}", state.where)
     inflate = zlib.decompressobj()
     try:
         data = inflate.decompress(packed, claimed + 1)
@@ -180,7 +173,7 @@ def _batch(data: bytes, base: int, state: _State) -> tuple[Frames, bytes]:
         if begin + 16 > end:
             break
         object_bytes = unpack(data, begin)[3]
-        if not 16 <= object_bytes <= MOST_BYTES:
+        if not 16 <= object_bytes <= _MOST_BYTES:
             raise _damaged(state.where, base + begin, f"an object of {object_bytes} bytes (in the inflated stream)")
         if begin + object_bytes > end:
             at = begin
@@ -201,8 +194,7 @@ def _frames(buffer: NDArray[np.uint8], at: NDArray[np.int64], base: int, state: 
             frames, kept = _of_kind(buffer, at[rows], kind, base, state)
             parts.append(frames)
             order.append(rows[kept])
-    together = join(parts)
-    return together.take(np.argsort(np.concatenate(order), kind="stable")) if len(order) > 1 else together
+    return in_order(parts, order)
 
 
 def _field(buffer: NDArray[np.uint8], at: NDArray[np.int64], offset: int, dtype: str) -> NDArray[np.int64]:
@@ -232,7 +224,7 @@ def _of_kind(
     body = at + header
     unit = np.where(_field(buffer, at, 16, "<u4") == 1, 10_000, 1)
     ticks = _field(buffer, at, 24, "<u8")
-    if ((ticks < 0) | (ticks > (1 << 62) // unit)).any():
+    if ((ticks < 0) | (ticks > _MOST_TICKS_NS // unit)).any():
         raise _damaged(state.where, base, "a time stamp beyond all years (in the inflated stream)")
     marks = _field(buffer, body, *flags)
     remote = (marks & (0x10 if kind == _FD64 else 0x80)) != 0

@@ -8,9 +8,8 @@ Times are the log's own; every stream keeps its native stamps, moved so that the
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from hagane.intake.files import refuse_outside
 from hagane.intake.frames import Frames, Recording
 from hagane.intake.options import Options
 from hagane.intake.signals import Message, decode
-from hagane.intake.streams import note, on_episode_clock, unmapped
+from hagane.intake.streams import episode_ids, known_outcome, note, on_episode_clock, pieces, unmapped, with_cut
 from hagane.terms import APPLIED, Channel, Embodiment, Episode, Finding, LogError, Stream
 
 TRIP = "TRIP"
@@ -77,10 +76,15 @@ def episodes_of(
     wanted = [(c, False) for c in embodiment.channels()] + [(c, True) for c in embodiment.act]
     wanted = [(c, applied) for c, applied in wanted if c.kind in ("vector", "set")]
     _refuse_foreign(traffic, _ids(traffic, [c for c, _ in wanted], definitions), where)
-    drives = split_drives(frames, messages, path.stem, options, log.cut)
+    # a folder may be given as "." and may have dots in its name
+    stem = path.absolute().name if path.is_dir() else path.stem
+    drives = split_drives(frames, messages, stem, options, log.cut)
+    if not drives:
+        what = f"no TRIP frame of {len(frames)} frames starts a drive{f'; {log.cut}' if log.cut else ''}"
+        raise LogError(what, where=where, next_step="copy the log from its start, or use a DBC without TRIP")
     whole = [d for d in drives if not d.cut or not d.marked or d is not drives[-1]]
-    last = drives[-1] if drives else None
-    if last is not None and last.cut and not (options.keep_whole and whole):
+    last = drives[-1]
+    if last.cut and not (options.keep_whole and whole):
         before = f"{len(whole)} whole drives come before it" if last.marked else f"{len(frames)} frames come before it"
         raise LogError(
             f"truncated log: {last.cut} (drive {last.id}); {before}",
@@ -109,9 +113,10 @@ def _episodes(
     options: Options,
     source: tuple[Recording, Definitions],
 ) -> Iterator[Episode]:
+    outside = len(traffic.frames) - sum(d.last - d.first for d in drives)
     for drive in whole:
         streams: dict[str, Stream] = {}
-        findings = list(_about(drive.id, *source)) if drive is whole[0] else []
+        findings = list(_about(drive.id, *source, outside)) if drive is whole[0] else []
         for channel, applied in wanted:
             name = channel.name + (APPLIED if applied else "")
             stream = stream_of_channel(traffic, channel, embodiment, drive.first, drive.last, applied=applied)
@@ -119,11 +124,7 @@ def _episodes(
                 streams[name] = stream
             elif not applied:
                 findings.append(unmapped(drive.id, name, "no frame of its messages in this drive"))
-        if drive.cut:
-            findings.append(Finding("truncated", drive.id, "*", 0, 1, drive.cut))
-        if drive is whole[-1] and drives[-1] is not drive:
-            lost = drives[-1]
-            findings.append(Finding("truncated", drive.id, "*", 0, 1, f"drive {lost.id} left out: {lost.cut}"))
+        lost = f"drive {drives[-1].id} left out: {drives[-1].cut}" if drive is whole[-1] is not drives[-1] else ""
         episode = Episode(
             drive.id,
             embodiment.name,
@@ -133,11 +134,13 @@ def _episodes(
             digest=source[0].digest,
             findings=tuple(findings),
         )
-        yield on_episode_clock(episode)
+        yield with_cut(with_cut(on_episode_clock(episode), drive.cut), lost)
 
 
-def _about(drive: str, log: Recording, definitions: Definitions) -> Iterator[Finding]:
+def _about(drive: str, log: Recording, definitions: Definitions, outside: int) -> Iterator[Finding]:
     """Findings on the log as a whole; its first drive carries them."""
+    if outside:
+        yield unmapped(drive, "*", f"{outside} frames lie between the drives and belong to none", outside)
     for kind, count in log.skipped.items():
         if count:
             detail = f"{count} {kind} frame{'s' if count > 1 else ''} left out: they carry no data"
@@ -155,8 +158,7 @@ def dbc_beside(path: Path) -> Path:
         LogError: there is none, more than one, or a link that leads out of the folder.
     """
     folder = path if path.is_dir() else path.parent
-    same = path.with_suffix(".dbc")
-    if same.is_file():
+    if path.is_file() and (same := path.with_suffix(".dbc")).is_file():
         refuse_outside(same, folder)
         return same
     found = sorted(folder.glob("*.dbc"))
@@ -169,6 +171,13 @@ def dbc_beside(path: Path) -> Path:
 
 def _refuse_foreign(traffic: Traffic, ids: set[int], where: str) -> None:
     seen = set(np.unique(traffic.frames.ids).tolist())
+    buses = np.unique(traffic.frames.buses).tolist()
+    if ids & seen and traffic.bus not in (None, *buses):
+        raise LogError(
+            f"no frame is of bus {traffic.bus}; the log has {', '.join(map(str, buses))}",
+            where=where,
+            next_step="pass one of these as --read bus=N, or none",
+        )
     if not ids & seen:
         names = sorted({m.name for m in traffic.messages.values() if m.id in seen})
         hint = f"the DBC knows these of its messages: {', '.join(names[:6])}" if names else "it knows none of its ids"
@@ -184,15 +193,10 @@ def split_drives(frames: Frames, messages: dict[str, Message], stem: str, option
     trip = messages.get(TRIP)
     if trip is not None and {"DRIVE", "STATE"} <= set(trip.signals) and (frames.ids == trip.id).any():
         return _by_trip(frames, trip, stem, cut)
-    steps = np.diff(frames.times_ns)
-    gap_ns = round((options.gap_s or _GAP_S) * 1e9)
-    borders = [0, *(np.flatnonzero(np.abs(steps) > gap_ns) + 1).tolist(), len(frames)]
-    many = len(borders) > 2
-    drives = [Drive(f"{stem}-{k:05d}" if many else stem, a, b) for k, (a, b) in enumerate(itertools.pairwise(borders))]
-    if cut:
-        last = drives[-1]
-        drives[-1] = Drive(last.id, last.first, last.last, cut=cut)
-    return drives
+    found = pieces(np.abs(np.diff(frames.times_ns)) > round((options.gap_s or _GAP_S) * 1e9))
+    ids = episode_ids(stem, len(found))
+    drives = [Drive(name, first, last) for name, (first, last) in zip(ids, found, strict=True)]
+    return [*drives[:-1], replace(drives[-1], cut=cut)]
 
 
 def _by_trip(frames: Frames, trip: Message, stem: str, cut: str) -> list[Drive]:
@@ -222,7 +226,7 @@ def _by_trip(frames: Frames, trip: Message, stem: str, cut: str) -> list[Drive]:
                 int(rows[start]),
                 int(last),
                 str(tasks.get(int(task[start]), "")),
-                result if result in ("success", "failure") else "",
+                known_outcome(result),
                 why,
                 marked=True,
             )

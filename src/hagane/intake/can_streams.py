@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from hagane.intake.frames import Frames
 from hagane.intake.signals import Message, Signal, decode, find_signal
 from hagane.intake.sources import column_sources, set_sources, units_of
-from hagane.intake.streams import nearest_index
+from hagane.intake.streams import nearest_index, nearest_within
 from hagane.terms import Channel, Embodiment, Stream
 
+_SILENCE_S = 2.0  # steps that say nothing about a message's rate
+_MOST_EMPTY = 100  # cycles for each frame of a set
 Column = list[tuple[Message, Signal]]
 """The signals of one message whose sum is the column; mostly one."""
 
@@ -115,26 +117,15 @@ def stream_of_channel(
     values = np.full((len(rows), len(columns)), np.nan)
     present = np.zeros(values.shape, bool)
     for k, column in enumerate(columns):
-        from_rows, near = rows, np.ones(len(rows), bool)
-        if column[0][0].id != columns[0][0][0].id:
-            from_rows, near = _match(traffic, column[0][0], times_ns, first, last)
-        values[:, k], present[:, k] = _decode_sum(frames.data[from_rows], frames.lengths[from_rows], column)
-        present[:, k] &= near
+        own = traffic.rows(column[0][0].id, first, last)
+        index, near = nearest_within(frames.times_ns[own], times_ns)
+        if near.any():
+            values[:, k], present[:, k] = _decode_sum(frames.data[own[index]], frames.lengths[own[index]], column)
+            present[:, k] &= near
+    values[~present] = np.nan
     some = np.asarray(present.any(1))
     units = _units(channel, columns)
     return Stream(times_ns[some], values[some], np.asarray(present[some].all(1)), units)
-
-
-def _match(
-    traffic: Traffic, message: Message, times_ns: NDArray[np.int64], first: int, last: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """For each time the row of the nearest frame of another message, and whether it is near enough."""
-    rows = traffic.rows(message.id, first, last)
-    if not len(rows):
-        return np.zeros(len(times_ns), np.int64), np.zeros(len(times_ns), bool)
-    index, distance = nearest_index(traffic.frames.times_ns[rows], times_ns)
-    period = float(np.median(np.diff(times_ns))) if len(times_ns) > 1 else 1e9
-    return rows[index], distance <= period / 2
 
 
 def _decode_sum(
@@ -213,11 +204,17 @@ def _cycles(traffic: Traffic, embodiment: Embodiment, rate_hz: float, first: int
             continue
         message = traffic.table(channel)[0][0][0][0]
         times_ns = traffic.frames.times_ns[traffic.rows(message.id, first, last)]
-        if len(times_ns) > 2 and 0.7 < (len(times_ns) - 1) / max(np.ptp(times_ns) / 1e9, 1e-9) / rate_hz < 1.4:
+        steps_s = np.diff(times_ns) / 1e9
+        steps_s = steps_s[(steps_s > 0) & (steps_s < _SILENCE_S)]
+        if len(steps_s) > 1 and 0.7 < 1 / float(steps_s.mean()) / rate_hz < 1.4:
             return np.maximum.accumulate(times_ns)
     ids = np.array(sorted(traffic.ids_of([c for c in embodiment.observe if c.kind == "set"])))
     rows = np.flatnonzero(np.isin(traffic.frames.ids[first:last], ids)) + first
     if not len(rows):
         return np.zeros(0, np.int64)
-    start, end = (int(f(traffic.frames.times_ns[rows])) for f in (np.min, np.max))
-    return np.arange(start, end + 1, round(1e9 / rate_hz), dtype=np.int64)
+    times_ns, step_ns = traffic.frames.times_ns[rows], round(1e9 / rate_hz)
+    start_ns, end_ns = int(times_ns.min()), int(times_ns.max())
+    if (end_ns - start_ns) // step_ns > _MOST_EMPTY * len(rows):
+        # a clock that was set by years: no grid over them
+        return start_ns + step_ns * np.unique((times_ns - start_ns) // step_ns)
+    return np.arange(start_ns, end_ns + 1, step_ns, dtype=np.int64)

@@ -88,7 +88,9 @@ def layout(embodiment: Embodiment, episodes: Sequence[Episode]) -> list[Slot]:
         *((c, True) for c in embodiment.act if any(c.name + APPLIED in e.streams for e in episodes)),
     ]:
         if channel.kind == "image":
-            raise ConfigError("images do not go over CAN", where=f"channel {channel.name!r}")
+            raise ConfigError(
+                "images do not go over CAN", where=f"channel {channel.name!r}", next_step="take the channel out"
+            )
         rows = set_sources(can_names(channel)) if channel.kind == "set" else (vector_sources(channel, applied=applied),)
         stream = channel.name + (APPLIED if applied else "")
         coding = _coding(channel, stream, episodes)
@@ -97,7 +99,11 @@ def layout(embodiment: Embodiment, episodes: Sequence[Episode]) -> list[Slot]:
             for message_name, columns in _messages(channel, sources, used):
                 ident = next(idents, None)
                 if ident is None:
-                    raise ConfigError("more messages than 11-bit ids", where=f"embodiment {embodiment.name!r}")
+                    raise ConfigError(
+                        "more messages than 11-bit ids",
+                        where=f"embodiment {embodiment.name!r}",
+                        next_step="split the embodiment",
+                    )
                 signals = [
                     Signal(
                         sources[k].partition(".")[2],
@@ -131,7 +137,11 @@ def _messages(channel: Channel, sources: Sequence[str], used: set[str]) -> list[
         for part in range(math.ceil(len(columns) / 4)):
             full = name + (f"_{chr(ord('A') + part)}" if part else "")
             if full in used:
-                raise ConfigError(f"message {full!r} is used by two channels", where=f"channel {channel.name!r}")
+                raise ConfigError(
+                    f"message {full!r} is used by two channels",
+                    where=f"channel {channel.name!r}",
+                    next_step="give each channel messages of its own",
+                )
             used.add(full)
             found.append((full, tuple(columns[4 * part : 4 * part + 4])))
     return found

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.intake.frames import EXTENDED, Frames, Recording, join, width_of
+from hagane.intake.frames import EXTENDED, Frames, Recording, in_order, join, width_of
 from hagane.terms import LogError
 
 LINE = re.compile(
@@ -171,13 +171,11 @@ def _mixed(text: bytes, begin: int, number: int, state: _State) -> tuple[Frames,
                 parts.append(_equal(chosen, number, state))
                 rows.append(numbers)
             else:
-                for row, line in zip(chosen, numbers, strict=True):
-                    one = _by_line([row.tobytes().rstrip(b"\n")], number + int(line), state)
+                for k, row in enumerate(chosen):
+                    one = _by_line([row.tobytes().rstrip(b"\n")], number + int(numbers[k]), state)
                     parts.append(one)
-                    rows.append(numbers[numbers == line][: len(one)])
-    together = join(parts)
-    back = np.argsort(np.concatenate(rows), kind="stable") if rows else np.zeros(0, np.int64)
-    return together.take(back), end - begin, lines
+                    rows.append(numbers[k : k + len(one)])
+    return in_order(parts, rows), end - begin, lines
 
 
 def _uniform(block_WL: NDArray[np.uint8]) -> bool:
@@ -232,11 +230,11 @@ def _no_frame(line: bytes, number: int, where: str) -> LogError:
 
 
 def _bus(name: bytes, names: dict[bytes, int]) -> int:
-    """can0 is 0, can1 is 1; other names get their digits, or the next free number."""
+    """can0 is 0, can1 is 1: names get their digits; without them, or where those are taken, the lowest free number."""
     if name not in names:
-        digits = re.search(rb"(\d{1,3})$", name)
-        wanted = int(digits[1]) if digits and int(digits[1]) < 256 else len(names)
-        names[name] = min(wanted, 255)
+        digits, taken = re.search(rb"(\d{1,3})$", name), set(names.values())
+        free = [int(digits[1])] if digits and int(digits[1]) < 256 and int(digits[1]) not in taken else []
+        names[name] = next((n for n in (*free, *range(256)) if n not in taken), 255)
     return names[name]
 
 

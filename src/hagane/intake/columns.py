@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.intake.lerobot_layout import Feature
+from hagane.intake.lerobot_layout import AGE, VALID, Feature
 from hagane.intake.picture import picture_size
 from hagane.intake.sources import nearest
-from hagane.intake.streams import unmapped
+from hagane.intake.streams import MOST_S, unmapped
 from hagane.terms import APPLIED, Channel, Embodiment, Finding, LogError, Stream
 
-VALID, AGE = ".valid", ".age_s"
 _TIMES = ("time", "times", "timestamp", "timestamps", "t")
 
 
@@ -154,13 +153,13 @@ def make_stream(
     is given once.
 
     Raises:
-        LogError: the log gives another shape than the channel's.
+        LogError: the log gives another shape than the channel's, or ages that are none.
     """
-    given = [columns(p.feature) for p in parts]
+    given = {name: columns(name) for name in dict.fromkeys(p.feature for p in parts)}
     if channel.kind == "image":
-        values = _pictures(given[0], channel, where)
+        values = _pictures(given[parts[0].feature], channel, where)
     else:
-        cut = [g[:, list(p.index)] if p.index else g for g, p in zip(given, parts, strict=True)]
+        cut = [given[p.feature][:, list(p.index)] if p.index else given[p.feature] for p in parts]
         with np.errstate(over="ignore"):  # beyond float32 is infinite, which the checks find
             values = np.concatenate(cut, 1).astype(np.float32, copy=False)
         if values.shape[1] != int(np.prod(channel.shape)):
@@ -175,11 +174,14 @@ def make_stream(
         valid &= told.reshape(valid.shape) if same else told.all(1).reshape(-1, *[1] * len(flags))
     if feature + AGE in known:
         age_s = columns(feature + AGE)[:, 0].astype(np.float64)
+        if not (np.abs(age_s) < MOST_S).all():
+            what = f"{feature + AGE} holds ages that are no numbers of seconds"
+            raise LogError(what, where=where, next_step="write the set again")
         # whole microseconds: float32 ages would jitter the stamps; one row a sample, however often it was shown
         times_ns = times_ns - 1000 * np.maximum(np.rint((age_s - channel.delay_s) * 1e6), 0).astype(np.int64)
         new = np.diff(times_ns, prepend=times_ns[:1] - 1) != 0
         times_ns, values, valid = times_ns[new], values[new], valid[new]
-    return Stream(times_ns, values, valid, channel.unit)
+    return Stream(times_ns, values, valid, channel.unit or ("1",))
 
 
 def _pictures(values: NDArray[Any], channel: Channel, where: str) -> NDArray[Any]:

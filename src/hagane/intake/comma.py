@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hagane.intake.files import refuse_outside
 from hagane.intake.frames import EXTENDED, Frames, Recording
+from hagane.intake.streams import MOST_S
 from hagane.terms import LogError, digest_file
 
 _PARTS = ("t", "address", "data", "src")
@@ -35,10 +36,11 @@ def read_comma(path: Path) -> Recording:
             the folder.
     """
     folder = _folder(path)
-    for name in _PARTS:
-        refuse_outside(folder / f"{name}.npy", path)
-    arrays = {name: _load(folder / f"{name}.npy") for name in _PARTS}
-    digest = hashlib.sha256("".join(digest_file(folder / f"{name}.npy") for name in _PARTS).encode()).hexdigest()
+    files = {name: folder / f"{name}.npy" for name in _PARTS}
+    for file in files.values():
+        refuse_outside(file, path)
+    arrays = {name: _load(file) for name, file in files.items()}
+    digest = hashlib.sha256("".join(map(digest_file, files.values())).encode()).hexdigest()
     rows = {name: len(a) for name, a in arrays.items()}
     if len(set(rows.values())) > 1:
         raise LogError(f"arrays of different lengths: {rows}", where=str(folder), next_step="copy the folder again")
@@ -48,18 +50,25 @@ def read_comma(path: Path) -> Recording:
     elif data.dtype == np.uint8 and data.ndim == 2 and data.shape[1] == 8:
         payload = data.view(np.uint8)
     else:
-        raise LogError(f"data.npy holds {data.dtype} {data.shape}, not 8 bytes a frame", where=str(folder))
-    seconds = arrays["t"].astype(np.float64)
-    if not np.isfinite(seconds).all():
-        raise LogError("t.npy holds times that are no numbers", where=str(folder))
-    ids = arrays["address"].astype(np.int64)
-    if len(ids) and (ids.min() < 0 or ids.max() >= 1 << 29):
-        raise LogError("address.npy holds numbers that are no CAN ids", where=str(folder))
+        what = f"holds {data.dtype} {data.shape}, not 8 bytes a frame"
+        raise LogError(what, where=str(files["data"]), next_step="copy the folder again")
+    seconds = _numbers(arrays["t"], -MOST_S, MOST_S, "times in seconds", files["t"])
+    ids = _numbers(arrays["address"], 0, (1 << 29) - 1, "CAN ids", files["address"]).astype(np.int64)
+    buses = _numbers(arrays["src"], 0, 255, "numbers of buses", files["src"])
     times_ns = np.round(seconds * 1e9).astype(np.int64)
     ids = np.where(ids >= 0x800, ids | EXTENDED, ids)
     lengths = np.full(len(ids), 8, np.uint8)
-    frames = Frames(times_ns, ids.astype(np.uint32), payload, lengths, arrays["src"].astype(np.uint8))
+    frames = Frames(times_ns, ids.astype(np.uint32), payload, lengths, buses.astype(np.uint8))
     return Recording(frames, digest=digest)
+
+
+def _numbers(array: NDArray[np.generic], low: float, high: float, what: str, path: Path) -> NDArray[np.float64]:
+    """[N] values of an array that holds one number a frame, from low to high; float64 holds ids exactly."""
+    values = array.astype(np.float64) if array.ndim == 1 and array.dtype.kind in "iuf" else None
+    # NaN is not within anything
+    if values is None or not ((values >= low) & (values <= high)).all():
+        raise LogError(f"does not hold {what}", where=str(path), next_step="copy the folder again")
+    return values
 
 
 def _load(path: Path) -> NDArray[np.generic]:
@@ -68,12 +77,13 @@ def _load(path: Path) -> NDArray[np.generic]:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise LogError("no such file", where=str(path), next_step="copy the folder again") from None
-    except (ValueError, OSError, EOFError) as e:
+    except Exception as e:
+        # NumPy reads the header as Python's own text, which fails in many ways where a byte is damaged
         raise LogError(
             f"damaged or truncated array: {e}", where=str(path), next_step="copy the file again from the machine"
         ) from None
-    if not isinstance(array, np.ndarray) or array.ndim < 1 or array.dtype.kind not in "biufSV":
-        raise LogError("is no array of rows of numbers", where=str(path))
+    if not isinstance(array, np.ndarray) or array.ndim < 1:
+        raise LogError("is no array of rows of numbers", where=str(path), next_step="copy the folder again")
     return array
 
 

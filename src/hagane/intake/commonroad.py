@@ -66,7 +66,7 @@ def read(path: Path, embodiment: Embodiment, options: Options) -> Iterator[Episo
         raise LogError(
             "no vehicle has a trajectory", where=str(path), next_step="give a scenario with recorded traffic"
         )
-    return _episodes(path, embodiment, options)
+    return _episodes(scenario, digest_file(path), embodiment, options)
 
 
 def _check_sources(channel: Channel) -> None:
@@ -128,8 +128,7 @@ class _View:
         return np.asarray(np.rint(self.ego.steps_N * (self.scenario.step_s * 1e9)), np.int64)
 
 
-def _episodes(path: Path, embodiment: Embodiment, options: Options) -> Iterator[Episode]:
-    scenario, source = load_scenario(path), digest_file(path)
+def _episodes(scenario: Scenario, source: str, embodiment: Embodiment, options: Options) -> Iterator[Episode]:
     roads = Roads(scenario.lanelets)
     others: dict[int, list[tuple[Obstacle, F]]] = {}
     for o in scenario.obstacles:

@@ -15,6 +15,7 @@ LOOK_M = (0.0, 3.0, 7.0, 12.0, 18.0, 25.0, 33.0, 42.0, 52.0, 63.0, 75.0, 90.0)
 _TURN_M = 4.0  # a lane one radian askew is as unlikely as one 4 m aside
 _FAR_M = 6.0
 _STEP_M = 1.0
+_PAIRS = 1 << 22  # of points and pieces of a line that are looked at together
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,11 @@ class Line:
 
     def project(self, xy_N2: F) -> tuple[F, F, F]:
         """Arc length, distance to the left (signed) and direction of the line, at the nearest point of N points."""
+        rows = max(1, _PAIRS // len(self.xy_P2))
+        if len(xy_N2) > rows:
+            parts = [self.project(xy_N2[k : k + rows]) for k in range(0, len(xy_N2), rows)]
+            arc, aside, direction = (np.concatenate(p) for p in zip(*parts, strict=True))
+            return arc, aside, direction
         a, ab = self.xy_P2[:-1], np.diff(self.xy_P2, axis=0)
         away = xy_N2[:, None] - a
         part = np.clip((away * ab).sum(-1) / np.maximum((ab**2).sum(-1), 1e-12), 0.0, 1.0)

@@ -17,6 +17,7 @@ from xml.parsers import expat
 import numpy as np
 from numpy.typing import NDArray
 
+from hagane.intake.streams import MOST_S
 from hagane.terms import LogError
 
 F = NDArray[np.float64]
@@ -26,6 +27,7 @@ STATE = ("x", "y", "heading", "speed", "acceleration", "yaw_rate", "steering_ang
 _TAGS = ("orientation", "velocity", "acceleration", "yawRate", "steeringAngle")
 _LIMIT_SIGNS = ("274", "R2-1")  # maximum speed in Germany's and the United States' catalogues
 _MOST_BYTES, _MOST_DEPTH, _MOST_ELEMENTS = 1 << 28, 32, 2_000_000
+_MOST_LANE_M = 100_000.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +137,11 @@ def _parse(path: Path, begin: Callable[[str, dict[str, str]], None], take: Calla
             builder.start(tag, attributes)
         depth, elements = depth + 1, elements + 1
         if depth > _MOST_DEPTH or elements > _MOST_ELEMENTS:
-            raise LogError("is nested deeper, or one item is larger, than any scenario", where=where)
+            raise LogError(
+                "is nested deeper, or one item is larger, than any scenario",
+                where=where,
+                next_step="write the scenario again",
+            )
 
     def end(tag: str) -> None:
         nonlocal depth, elements, builder
@@ -194,6 +200,9 @@ def _take_obstacle(element: Element, scenario: Scenario) -> None:
     if not states or (moves and element.find("trajectory") is None):
         scenario.untold += 1
         return
+    steps = [_step(s) for s in states]
+    if max(steps) * scenario.step_s > MOST_S:
+        raise ValueError(f"time step {max(steps)} of {scenario.step_s:g} s")
     length_m, width_m = _box(element.find("shape"))
     scenario.obstacles.append(
         Obstacle(
@@ -202,7 +211,7 @@ def _take_obstacle(element: Element, scenario: Scenario) -> None:
             moves,
             length_m,
             width_m,
-            np.array([_step(s) for s in states], np.int64),
+            np.array(steps, np.int64),
             np.array([[*_point(s.find("position/point")), *(_exact(s, t) for t in _TAGS)] for s in states], np.float64),
         )
     )
@@ -246,6 +255,9 @@ def _lanelet(element: Element) -> Lanelet:
     left, right = (np.array(list(_points(element.find(b))), np.float64) for b in ("leftBound", "rightBound"))
     if min(len(left), len(right)) < 2 or not np.isfinite(left).all() or not np.isfinite(right).all():
         raise ValueError("a bound needs two points at least")
+    # the lane ahead has a point a metre
+    if any(not np.hypot(*np.diff(bound, axis=0).T).sum() < _MOST_LANE_M for bound in (left, right)):
+        raise ValueError(f"a bound is longer than {_MOST_LANE_M / 1000:g} km")
     after = tuple(s.get("ref", "") for s in element.findall("successor"))
     limit = element.findtext("speedLimit")
     return Lanelet(str(int(element.get("id", ""))), left, right, after, math.nan if limit is None else float(limit))

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import hagane.intake
 from hagane.intake.checks import check_episode
-from hagane.intake.files import refuse_outside
+from hagane.intake.files import refuse_outside, refuse_unreadable
 from hagane.intake.options import LogFormat, Options
 from hagane.terms import Embodiment, Episode, LogError
 
@@ -37,9 +37,12 @@ def format_of(path: Path) -> str:
     """Name of the format of one file or folder; "" when none knows it.
 
     Raises:
-        LogError: two formats claim it.
+        LogError: two formats claim it, or it may not be looked at.
     """
-    names = [name for name, form in formats().items() if form.sniff(path)]
+    try:
+        names = [name for name, form in formats().items() if form.sniff(path)]
+    except OSError as e:
+        raise LogError(f"cannot be read: {e.strerror}", where=str(path), next_step="check its rights") from None
     if len(names) > 1:
         raise LogError(f"looks like {' and like '.join(names)}", where=str(path), next_step="give a single file")
     return names[0] if names else ""
@@ -84,29 +87,35 @@ def find_logs(path: Path) -> list[tuple[Path, str]]:
     """
     if not path.exists():
         raise LogError("no such file or folder", where=str(path), next_step="check the path")
-    if path.is_file() and path.stat().st_size == 0:
-        raise LogError("the file is empty", where=str(path), next_step="copy it again from the machine")
-    name = format_of(path)
-    if name:
-        return [(path, name)]
-    known = ", ".join(formats())
-    if path.is_file():
-        raise LogError("no known log format", where=str(path), next_step=f"the formats are: {known}")
+    if kind := _known(path, ""):
+        return [(path, kind)]
     found = []
     for child in sorted(path.iterdir()):
         if child.name.startswith(".") or child.suffix.lower() in _NOT_LOGS:
             continue
         refuse_outside(child, path)
-        if child.is_file() and child.stat().st_size == 0:
-            raise LogError("the file is empty", where=str(child), next_step="copy it again, or take it out")
-        kind = format_of(child)
-        if not kind and child.is_file():
-            raise LogError("no known log format", where=str(child), next_step=f"take it out; the formats are: {known}")
-        if kind:
+        if kind := _known(child, "take it out; "):
             found.append((child, kind))
     if not found:
-        raise LogError("the folder holds no log", where=str(path), next_step=f"the formats are: {known}")
+        raise LogError("the folder holds no log", where=str(path), next_step=f"the formats are: {', '.join(formats())}")
     return found
+
+
+def _known(path: Path, else_do: str) -> str:
+    """Format of a file or folder; "" for a folder that is none itself.
+
+    Raises:
+        LogError: an empty file, or one that no format knows.
+    """
+    if path.is_file() and path.stat().st_size == 0:
+        raise LogError("the file is empty", where=str(path), next_step=f"{else_do}copy it again from the machine")
+    kind = format_of(path)
+    if not kind and not path.is_dir():
+        if path.is_file():
+            refuse_unreadable(path)
+        next_step = f"{else_do}the formats are: {', '.join(formats())}"
+        raise LogError("no known log format", where=str(path), next_step=next_step)
+    return kind
 
 
 def _unique(episodes: Iterable[Episode], path: Path) -> Iterator[Episode]:

@@ -26,9 +26,23 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def head_of(path: Path, size: int = 4096) -> bytes:
-    """First bytes of a file; b"" when it cannot be read or is a folder."""
+def refuse_unreadable(path: Path) -> None:
+    """Refuse a file that nobody may open.
+
+    Raises:
+        LogError: it is one.
+    """
     try:
+        path.open("rb").close()
+    except OSError as e:
+        raise LogError(f"cannot be read: {e.strerror}", where=str(path), next_step="check its rights") from None
+
+
+def head_of(path: Path, size: int = 4096) -> bytes:
+    """First bytes of a file; b"" when it cannot be read or is none: a pipe would be waited for."""
+    try:
+        if not path.is_file():
+            return b""
         with path.open("rb") as f:
             return f.read(size)
     except OSError:
@@ -36,12 +50,16 @@ def head_of(path: Path, size: int = 4096) -> bytes:
 
 
 def refuse_outside(path: Path, root: Path) -> None:
-    """Refuse a path that leads out of `root`, by a symbolic link or by "..".
+    """Refuse a path that leads out of `root`, by a symbolic link or by "..", or that leads nowhere.
 
     Raises:
         LogError: it does.
     """
-    real, home = path.resolve(), root.resolve()
+    try:
+        real, home = path.resolve(), root.resolve()
+    except (OSError, RuntimeError, ValueError) as e:
+        # links in a circle, or a name with a zero byte, as metadata may claim one
+        raise LogError(f"is no path: {e}", where=repr(str(path)), next_step="take it out, or copy it again") from None
     if not real.is_relative_to(home):
         raise LogError(
             f"leads out of the folder, to {real}",

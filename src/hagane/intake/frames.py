@@ -70,6 +70,13 @@ def join(parts: list[Frames]) -> Frames:
     return Frames(times_ns, ids, data, lengths, buses)
 
 
+def in_order(parts: list[Frames], rows: list[NDArray[np.int64]]) -> Frames:
+    """Parts of a log as one, in the log's order; `rows` tells for each part where its frames stood."""
+    together = join(parts)
+    order = np.concatenate([np.zeros(0, np.int64), *rows])
+    return together if (np.diff(order) > 0).all() else together.take(np.argsort(order, kind="stable"))
+
+
 _EMPTY: tuple[tuple[tuple[int, ...], type], ...] = (
     ((0,), np.int64),
     ((0,), np.uint32),

@@ -29,7 +29,7 @@ from hagane.intake.lerobot_layout import Feature
 from hagane.intake.options import Options
 from hagane.intake.picture import PLAIN_BYTES, picture_size
 from hagane.intake.sources import nearest
-from hagane.intake.streams import note, number_times, on_episode_clock
+from hagane.intake.streams import note, number_times, on_episode_clock, regular_times
 from hagane.terms import APPLIED, Embodiment, Episode, Finding, LogError, digest_file, digest_value
 
 _TASKS = ("language_instruction", "instruction", "task", "language")
@@ -108,11 +108,15 @@ def _layout(file: Any, contents: Contents, options: Options, where: str) -> _Lay
         check_dataset(contents.datasets[name], name, Path(file.filename).stat().st_size, where)
         wanted = {v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in file[name][()].tolist()}
         if lacking := sorted(wanted - inside):
-            raise LogError(f"mask {options.split!r} names {lacking[0]!r}, which is not in the file", where=where)
+            raise LogError(
+                f"mask {options.split!r} names {lacking[0]!r}, which is not in the file",
+                where=where,
+                next_step="copy the file again, or take another mask",
+            )
         inside = wanted
     demos = sorted(inside, key=lambda n: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", n)])
     if not demos:
-        raise LogError(f"mask {options.split!r} is empty", where=where)
+        raise LogError(f"mask {options.split!r} is empty", where=where, next_step="take another mask, or none")
     return _Layout(tuple(f"data/{d}/" for d in demos), "actions", ("obs/", ""))
 
 
@@ -153,7 +157,11 @@ def _refuse_links(contents: Contents, layout: _Layout, embodiment: Embodiment, w
 def _compare(first: dict[str, Feature], here: dict[str, Feature], used: tuple[str, ...], where: str) -> None:
     for name in used:
         if name not in here:
-            raise LogError(f"has no {name}, which the first demonstration has", where=where)
+            raise LogError(
+                f"has no {name}, which the first demonstration has",
+                where=where,
+                next_step="take it out, or record again",
+            )
         if here[name] != first[name]:
             what = f"{name} has shape {here[name].shape} a row, in the first demonstration {first[name].shape}"
             raise LogError(what, where=where, next_step="split the file: one machine, one shape")
@@ -203,7 +211,7 @@ def _episode(log: _Opened, file: Any, demo: str, embodiment: Embodiment, options
         times_ns = number_times(columns(log.times)[:, 0], f"{where}{log.times}")
     else:
         rate_hz, said = _rate(file, demo, embodiment)
-        times_ns = np.asarray(np.rint(np.arange(count) * (1e9 / rate_hz)), np.int64)
+        times_ns = regular_times(count, rate_hz, where)
         findings.append(note(name, "*", f"the file has no time stamps: rows count at {rate_hz:g} Hz, {said}"))
     streams = {}
     for key, parts in log.plan.items():

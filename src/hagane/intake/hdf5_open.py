@@ -91,7 +91,7 @@ def list_contents(file: Any, where: str) -> Contents:
             elif isinstance(child, h5py.Dataset):
                 datasets[path] = child
         if len(datasets) + len(seen) + len(links) > _MOST_OBJECTS:
-            raise LogError("holds more objects than any log has", where=where)
+            raise LogError("holds more objects than any log has", where=where, next_step="split the file")
     return Contents(datasets, links)
 
 
@@ -107,7 +107,9 @@ def check_dataset(dataset: Any, name: str, file_bytes: int, where: str) -> None:
             "its values lie in other files", where=place, next_step="write them into the file itself: h5repack"
         )
     if dataset.shape is None:
-        raise LogError("is empty: it has no shape", where=place)
+        raise LogError(
+            "is empty: it has no shape", where=place, next_step="take it out of the sources, or record again"
+        )
     plain = int(np.prod([int(n) for n in dataset.shape], dtype=object)) * dataset.dtype.itemsize
     stored = int(dataset.id.get_storage_size())
     if stored > file_bytes or plain > stored * _MOST_RATIO + 4096:
@@ -117,6 +119,14 @@ def check_dataset(dataset: Any, name: str, file_bytes: int, where: str) -> None:
             next_step="the file is damaged or not finished: write it again",
         )
     if dataset.chunks is None and plain > file_bytes:
-        raise LogError(f"claims {plain} bytes of values in a file of {file_bytes}", where=place)
+        raise LogError(
+            f"claims {plain} bytes of values in a file of {file_bytes}",
+            where=place,
+            next_step="write the file again: h5repack",
+        )
     if dataset.chunks and int(np.prod(dataset.chunks, dtype=object)) * dataset.dtype.itemsize > _MOST_CHUNK_BYTES:
-        raise LogError(f"its chunks {dataset.chunks} take more than 256 MiB each", where=place)
+        raise LogError(
+            f"its chunks {dataset.chunks} take more than 256 MiB each",
+            where=place,
+            next_step="write it with smaller chunks: h5repack",
+        )

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from hagane.intake.options import Options
 from hagane.intake.quality import GOOD, HEADERS, grades
-from hagane.intake.series import Series, Span, series_episodes, sources_of, spans_by_silence, tags_of
+from hagane.intake.series import Series, Span, series_episodes, sources_of, spans_by_silence, tags_of, told_spans
 from hagane.intake.sources import nearest
+from hagane.intake.streams import unmapped, with_cut
 from hagane.intake.table import Table, TableFile, clean_unit, find_name, same_name
 from hagane.intake.table_time import parse_times
-from hagane.terms import Embodiment, Episode, Finding, LogError
+from hagane.terms import Embodiment, Episode, LogError
 
 TAG_HEADERS = (
     *("tag", "tagname", "tag_name", "tag name", "tagid", "tag_id", "point", "pointname", "point_name", "point_id"),
@@ -119,11 +120,11 @@ def read_long(
                 )
     times_ns, notes = parse_times(table, times, options)
     series, notes = _series(table, form, times_ns, codes, tags, headers, notes)
-    stem = stem_of(file.where)
-    spans = _spans(table, times_ns, episode_columns, series, options, stem)
-    within = sum(len(s.between(p.first_ns, p.last_ns)) for s in series.values() for p in spans)
-    episodes = series_episodes(series, spans, embodiment, table.digest, options.task, notes)
-    return _said(episodes, table, spans, sum(len(s) for s in series.values()) - within)
+    spans = _spans(table, times_ns, episode_columns, series, options, stem_of(file.where))
+    within = sum(s.count(p.first_ns, p.last_ns) for s in series.values() for p in spans)
+    told, more = told_spans(series, spans, embodiment, file.where)
+    episodes = series_episodes(series, told, embodiment, table.digest, options.task, (*notes, *more))
+    return _said(episodes, table, told, sum(len(s) for s in series.values()) - within)
 
 
 def stem_of(where: str) -> str:
@@ -137,10 +138,8 @@ def _said(episodes: Iterator[Episode], table: Table, spans: Sequence[Span], outs
     for episode in episodes:
         if outside and episode.id == spans[0].id:
             text = f"{outside} readings belong to no episode"
-            episode = episode.with_findings(Finding("unmapped", episode.id, "*", 0, outside, text))
-        if table.cut and episode.id == spans[-1].id:
-            episode = episode.with_findings(Finding("truncated", episode.id, "*", episode.span_ns[1], 1, table.cut))
-        yield episode
+            episode = episode.with_findings(unmapped(episode.id, "*", text, outside))
+        yield with_cut(episode, table.cut if episode.id == spans[-1].id else "")
 
 
 def _tags_in(file: TableFile, form: LongForm) -> list[str]:
@@ -229,11 +228,15 @@ def _spans(
     for k, label in enumerate(labels):
         rows = order[borders[k] : borders[k + 1]]
         if label and len(rows):
-            words = {key: str(table.columns[name][int(rows[0])].as_py() or "") for key, name in columns.items()}
+            words = {key: table.word(name, int(rows[0])) for key, name in columns.items()}
             first_ns, last_ns = int(times_ns[rows[0]]), int(times_ns[rows[-1]])
             spans.append(Span(f"{stem}-{label}", first_ns, last_ns, words.get("task", ""), words.get("outcome", "")))
     if not spans:
-        raise LogError("the column names no episode", where=f"{table.where}, column {columns['episode']!r}")
+        raise LogError(
+            "the column names no episode",
+            where=f"{table.where}, column {columns['episode']!r}",
+            next_step="pass --read episode=HEADER",
+        )
     spans.sort(key=lambda s: s.first_ns)
     for a, b in itertools.pairwise(spans):
         if b.first_ns <= a.last_ns:

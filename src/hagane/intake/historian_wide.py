@@ -8,7 +8,6 @@ from row to row counts once, when it changes.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from hagane.intake.options import Options
 from hagane.intake.quality import GOOD, grades, quality_finding, quality_header
 from hagane.intake.series import APPLIED_ENDING, GAP_S, sources_of
 from hagane.intake.sources import nearest, units_of
-from hagane.intake.streams import on_episode_clock, unmapped
+from hagane.intake.streams import episode_ids, known_outcome, note, on_episode_clock, pieces, unmapped, with_cut
 from hagane.intake.table import Table, TableFile, find_name
 from hagane.intake.table_time import parse_times
 from hagane.terms import APPLIED, Channel, Embodiment, Episode, Finding, LogError, Stream
@@ -137,21 +136,18 @@ def _episodes(
         streams: dict[str, Stream] = {}
         findings = [unmapped(name, m, "no column of that name") for m in sorted(missing)]
         if number == 0:
-            findings += [Finding("note", name, "*", 0, 0, text) for text in log.notes]
+            findings += [note(name, "*", text) for text in log.notes]
         for channel, ending in _asked(embodiment, missing, log.cells):
             stream_name = channel.name + (APPLIED if ending else "")
             picked = [log.cells[s + ending] for s in sources_of(channel)]
             streams[stream_name] = _stream(channel, picked, times_ns[a:b], slice(a, b), period_s)
             findings += _quality(name, stream_name, picked, times_ns[a:b], slice(a, b))
         if number == 0 and outside:
-            findings.append(Finding("unmapped", name, "*", 0, outside, f"{outside} rows belong to no episode"))
-        if number == len(rows) - 1 and table.cut:
-            findings.append(Finding("truncated", name, "*", int(times_ns[b - 1] - times_ns[a]), 1, table.cut))
-        words = {key: str(table.columns[n][a].as_py() or "") for key, n in episode_columns.items()}
-        outcome = words.get("outcome", "")
-        outcome = outcome if outcome in ("success", "failure") else ""
-        task = words.get("task", "") or options.task
-        yield on_episode_clock(Episode(name, embodiment.name, streams, task, outcome, table.digest, tuple(findings)))
+            findings.append(unmapped(name, "*", f"{outside} rows belong to no episode", outside))
+        words = {key: table.word(n, a) for key, n in episode_columns.items()}
+        task, outcome = words.get("task", "") or options.task, known_outcome(words.get("outcome", ""))
+        episode = Episode(name, embodiment.name, streams, task, outcome, table.digest, tuple(findings))
+        yield with_cut(on_episode_clock(episode), table.cut if number == len(rows) - 1 else "")
 
 
 def _asked(embodiment: Embodiment, missing: set[str], cells: Mapping[str, _Cells]) -> Iterator[tuple[Channel, str]]:
@@ -204,19 +200,20 @@ def _split(table: Table, times_ns: NDArray[np.int64], options: Options, name: st
     if name:
         coded = table.strings(name).fill_null("").dictionary_encode()
         codes, labels = coded.indices.to_numpy(), coded.dictionary.to_pylist()
-        borders = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
         found: list[tuple[str, int, int]] = []
         seen: dict[str, int] = {}
-        for a, b in itertools.pairwise(borders):
+        for a, b in pieces(np.diff(codes) != 0):
             label = str(labels[codes[a]])
             if label:
                 seen[label] = seen.get(label, 0) + 1
                 again = f"-{seen[label]}" if seen[label] > 1 else ""
                 found.append((f"{stem}-{label}{again}", a, b))
         if not found:
-            raise LogError("the column names no episode", where=f"{table.where}, column {name!r}")
+            raise LogError(
+                "the column names no episode",
+                where=f"{table.where}, column {name!r}",
+                next_step="pass --read episode=HEADER",
+            )
         return found
-    gap_ns = round((options.gap_s or GAP_S) * 1e9)
-    borders = [0, *(np.flatnonzero(np.diff(times_ns) > gap_ns) + 1).tolist(), len(times_ns)]
-    pairs = list(itertools.pairwise(borders))
-    return [(f"{stem}-{k:05d}" if len(pairs) > 1 else stem, a, b) for k, (a, b) in enumerate(pairs)]
+    whole = pieces(np.diff(times_ns) > round((options.gap_s or GAP_S) * 1e9))
+    return [(name, a, b) for name, (a, b) in zip(episode_ids(stem, len(whole)), whole, strict=True)]

@@ -74,7 +74,9 @@ def _columns(embodiment: Embodiment, episodes: list[Episode]) -> list[tuple[str,
         if channel.kind == "text":
             continue
         if channel.kind == "image":
-            raise ConfigError("images do not go into a CSV", where=f"channel {channel.name!r}")
+            raise ConfigError(
+                "images do not go into a CSV", where=f"channel {channel.name!r}", next_step="take the channel out"
+            )
         found += _tags(channel, channel.name, "")
         if channel in embodiment.act and any(channel.name + APPLIED in e.streams for e in episodes):
             found += _tags(channel, channel.name + APPLIED, APPLIED_HEADER)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bz2
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +21,9 @@ ALWAYS_BYTES = 64 << 20
 MOST_BYTES = 2 << 30
 """The largest block that is ever inflated into memory."""
 MOST_RATIO = 200
+_DEFLATE_BYTES = 64 << 20
+"""A deflated block of a measurement file that claims more is refused: MDF asks for 4 MiB, BLF has 128 KiB."""
+_DEFLATE_RATIO = 1032  # deflate cannot do better: zlib's technical notes
 _STEP = 4096
 """Compressed bytes taken at once: a zstd block of 4 bytes may be 128 KiB of zeros, so this is 128 MiB at most."""
 ZSTD = b"\x28\xb5\x2f\xfd"
@@ -62,8 +65,9 @@ class Inflater:
         most = min(most_from(len(data)), self._left) if told is None else told
         if most > min(most_from(len(data)), self._left):
             raise self._bad(f"a compressed block of {len(data)} bytes claims to hold {most}")
+        open_block = _opener(kind)
         try:
-            with _reader(kind, io.BytesIO(data)) as reader:
+            with open_block(io.BytesIO(data)) as reader:
                 raw: bytes = reader.read(most + 1)
         except Exception as e:
             # each library has errors of its own for damaged bytes
@@ -76,6 +80,26 @@ class Inflater:
 
     def _bad(self, what: str) -> LogError:
         return LogError(what, where=self.where, next_step="copy it again from the machine, or take it out")
+
+
+def refuse_deflated(claimed: int, packed: int | None, what: str, where: str) -> None:
+    """Refuse a deflated block of BLF or MDF by what it claims.
+
+    Args:
+        claimed: bytes that it says it inflates to.
+        packed: bytes that it has; None when the file's end cuts it, so that they prove nothing.
+        what: words for the block.
+        where: the file.
+
+    Raises:
+        LogError: it claims more than deflate can make of its bytes, or than any tool writes.
+    """
+    if claimed > _DEFLATE_BYTES or (packed is not None and claimed > _DEFLATE_RATIO * packed + 64):
+        raise LogError(
+            f"{what} claims {claimed:,} bytes" + ("" if packed is None else f" out of {packed:,}"),
+            where=where,
+            next_step=f"no tool writes that (at most {_DEFLATE_BYTES:,}): the file is damaged or made to fill memory",
+        )
 
 
 def most_from(size: int) -> int:
@@ -152,11 +176,15 @@ def _frame_size(kind: str, data: bytes) -> int | None:
     return None
 
 
-def _reader(kind: str, data: IO[bytes]) -> Any:
+def _opener(kind: str) -> Callable[[IO[bytes]], Any]:
+    """What opens a block of this kind for reading."""
     if kind == "zstd":
-        return _zstd().ZstdDecompressor().stream_reader(data, read_across_frames=True)
+        unpack = _zstd().ZstdDecompressor()
+        return lambda data: unpack.stream_reader(data, read_across_frames=True)
     if kind == "lz4":
-        import lz4.frame
-
-        return lz4.frame.open(data)
-    return bz2.open(data)
+        try:
+            import lz4.frame
+        except ImportError:
+            raise LogError("inflating lz4 needs lz4", next_step='pip install "hagane[intake]"') from None
+        return lambda data: lz4.frame.open(data)
+    return lambda data: bz2.open(data)

@@ -18,27 +18,27 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hagane.intake.columns import AGE, VALID, Plan, absent_actions, features_of, make_stream, plan_channels
-from hagane.intake.files import read_bytes, refuse_outside
-from hagane.intake.lerobot_layout import FRAME_FEATURES, VERSION, feature_name
+from hagane.intake.columns import Plan, absent_actions, features_of, make_stream, plan_channels
+from hagane.intake.files import head_of, read_bytes, refuse_outside
+from hagane.intake.lerobot_layout import AGE, FRAME_FEATURES, VALID, VERSION, feature_name
 from hagane.intake.lerobot_open import Entry, OpenedSet, open_v30, read_about, read_table
 from hagane.intake.lerobot_v21 import VERSIONS, open_v21
 from hagane.intake.options import Options
 from hagane.intake.picture import count_frames, read_video
 from hagane.intake.sources import nearest
-from hagane.intake.streams import note
+from hagane.intake.streams import MOST_S, note
 from hagane.terms import APPLIED, Embodiment, Episode, Finding, LogError, digest_file, digest_value
 
 _TOLERANCE_S = 1e-3
-_MOST_S = 9e9  # nanoseconds of more do not fit
+_MOST_INFO = 16 << 20
 
 
 def sniff(path: Path) -> bool:
     """True for the folder of a LeRobot set (of any version: `read` says which it can read)."""
     try:
-        info = json.loads((path / "meta" / "info.json").read_bytes())
+        info = json.loads(head_of(path / "meta" / "info.json", _MOST_INFO))
         return isinstance(info, dict) and "codebase_version" in info
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return False
 
 
@@ -103,7 +103,9 @@ def _episodes(
     for path, entries in itertools.groupby(_chosen(opened, options.split), lambda e: e.data):
         table, source = read_table(path, names), digest_file(path)
         if missing := sorted(set(names) - set(table.column_names)):
-            raise LogError(f"has no column {', '.join(missing)}", where=str(path))
+            raise LogError(
+                f"has no column {', '.join(missing)}", where=str(path), next_step="copy the set again from its source"
+            )
         numbers = table.column("episode_index").to_numpy()
         for entry in entries:
             rows = np.flatnonzero(numbers == entry.number)
@@ -136,7 +138,9 @@ def _chosen(opened: OpenedSet, split: str) -> tuple[Entry, ...]:
     try:
         return tuple(e for e in opened.entries if int(first) <= e.number < int(after))
     except ValueError:
-        raise LogError(f"split {split!r} is {opened.splits[split]!r}, not first:last", where=where) from None
+        raise LogError(
+            f"split {split!r} is {opened.splits[split]!r}, not first:last", where=where, next_step="correct info.json"
+        ) from None
 
 
 class _Frames:
@@ -146,9 +150,14 @@ class _Frames:
         self.opened, self.table, self.entry = opened, table, entry
         self.frame, stamps = (table.column(n).to_numpy() for n in ("frame_index", "timestamp"))
         if self.frame.dtype.kind not in "iu" or stamps.dtype.kind not in "iuf":
-            raise LogError("frame_index or timestamp holds no numbers", where=f"{entry.data}, episode {entry.number}")
-        self.stamp_s = stamps.astype(np.float64)
-        right = np.abs(self.stamp_s) < _MOST_S
+            raise LogError(
+                "frame_index or timestamp holds no numbers",
+                where=f"{entry.data}, episode {entry.number}",
+                next_step="copy the set again from its source",
+            )
+        # whatever integers the set has: times do not fit into 32 bits
+        self.frame, self.stamp_s = self.frame.astype(np.int64), stamps.astype(np.float64)
+        right = np.abs(self.stamp_s) < MOST_S
         if not right.all():
             where = f"{entry.data}, episode {entry.number}, row {int(np.argmin(right))}"
             raise LogError("a time stamp is not a number of seconds", where=where, next_step="repair the set")
@@ -171,8 +180,11 @@ class _Frames:
             return np.fromiter(pictures, object, len(pictures))
         while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
             column = column.flatten()
-        if column.null_count:
-            column = column.cast(pa.float64()) if not pa.types.is_boolean(column.type) else column.fill_null(False)
+        kind = column.type
+        if column.null_count and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            column = column.cast(pa.float64(), safe=False)
+        elif column.null_count and pa.types.is_boolean(kind):
+            column = column.fill_null(False)
         values = np.asarray(column.to_numpy(zero_copy_only=False))
         if values.size != len(self.table) * feature.width or values.dtype.kind not in "biuf":
             what = f"{name} holds {values.size} values in {len(self.table)} rows, not {feature.width} a row"
@@ -188,7 +200,11 @@ class _Frames:
             path = self.opened.root / cell["path"]
             refuse_outside(path, self.opened.root)
             return read_bytes(path)
-        raise LogError(f"a row has no picture in {name}", where=str(self.entry.data))
+        raise LogError(
+            f"a row has no picture in {name}",
+            where=str(self.entry.data),
+            next_step="copy the set again from its source",
+        )
 
 
 def _episode(frames: _Frames, plan: Plan, embodiment: Embodiment, options: Options, source: str) -> Episode:

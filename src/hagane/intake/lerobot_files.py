@@ -135,8 +135,7 @@ def write_table(path: Path, table: pa.Table) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as f:
         pq.write_table(table, f, compression="snappy")
-        f.flush()
-        os.fsync(f.fileno())
+        sync_and_close(f)
 
 
 def array(values: NDArray[Any], kind: pa.DataType) -> pa.Array:

@@ -80,7 +80,11 @@ def control_times(episode: Episode, embodiment: Embodiment) -> NDArray[np.int64]
     known = {c.name for c in embodiment.channels()} | {c.name + APPLIED for c in embodiment.act}
     streams = [s for name, s in episode.streams.items() if name in known and len(s)]
     if not streams:
-        raise LogError("the episode has no sample of any channel", where=episode.id)
+        raise LogError(
+            "the episode has no sample of any channel",
+            where=episode.id,
+            next_step="check the channels' source, or take the log out",
+        )
     first = min(int(s.times_ns.min()) for s in streams)
     last = max(int(s.times_ns.max()) for s in streams)
     given = [episode.streams[c.name] for c in embodiment.act if len(episode.streams.get(c.name, ()))]
@@ -91,7 +95,11 @@ def control_times(episode: Episode, embodiment: Embodiment) -> NDArray[np.int64]
         first = began if lead <= _LEAD_STEPS else began - lead * step_ns
     count = (last - first + _slack(step_ns)) // step_ns + 1
     if count > _MOST_STEPS:
-        raise LogError(f"spans {count} control steps: its clock cannot be right", where=episode.id)
+        raise LogError(
+            f"spans {count} control steps: its clock cannot be right",
+            where=episode.id,
+            next_step="repair its time stamps, or take the log out",
+        )
     return np.asarray(first + step_ns * np.arange(max(count, 1), dtype=np.int64))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hagane.terms import CorruptError, StoreError
+from hagane.terms.files import write_whole
 
 SYNC_S = 0.25
 """Records are synced to the disk when the last sync is older than this, and at the end."""
@@ -181,16 +182,10 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         StoreError: the disk refuses; the old file is untouched.
     """
-    temporary = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
+        write_whole(path, [data])
     except OSError as e:
-        temporary.unlink(missing_ok=True)
         raise disk_error(e, path) from None
 
 

@@ -7,6 +7,7 @@ ours in the peer's own loader.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ VERSION = "v3.0"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VALID, AGE = ".valid", ".age_s"
+"""Endings of the features beside a channel's own: whether a row counts, and how old its sample is."""
 CHUNK_SIZE = 1000
 FILE_BYTES = 100 << 20
 
@@ -196,10 +199,11 @@ def read_features(info: Mapping[str, Any], where: str) -> dict[str, Feature]:
                 names = [n for group in names.values() for n in group]
             shape = tuple(int(n) for n in f["shape"]) or (1,)
             if f["dtype"] not in ("image", "video") and len(shape) > 1:
-                shape = (_product(shape),)
+                shape = (math.prod(shape),)
             features[str(name)] = Feature(str(f["dtype"]), shape, tuple(str(n) for n in names or ()))
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as e:
-        raise LogError(f"features are not as LeRobot describes them: {e}", where=where) from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ConfigError) as e:
+        what = f"features are not as LeRobot describes them: {e}"
+        raise LogError(what, where=where, next_step="copy the set again from its source") from None
     return features
 
 
@@ -213,11 +217,5 @@ def check_template(template: object, places: tuple[str, ...], where: str) -> str
         rest = re.sub(rf"\{{({'|'.join(places)})(:0[1-9]d)?\}}", "", template)
         if "{" not in rest and "}" not in rest:
             return template
-    raise LogError(f"the path template {template!r} is not one of LeRobot", where=where)
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n
+    what = f"the path template {template!r} is not one of LeRobot"
+    raise LogError(what, where=where, next_step="copy the set again from its source")

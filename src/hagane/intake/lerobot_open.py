@@ -109,8 +109,9 @@ def read_about(root: Path) -> About:
         splits = {str(k): str(v) for k, v in (info.get("splits") or {}).items()}
         chunk = int(info.get("chunks_size", 1000))
         facts = (str(info["codebase_version"]), fps, rate_hz, int(info["total_frames"]), max(chunk, 1))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise LogError(f"info.json cannot be read: {e!r}", where=str(path)) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
+        what = f"info.json cannot be read: {e!r}"
+        raise LogError(what, where=str(path), next_step="copy the set again from its source") from None
     features = read_features(info, str(path))
     return About(root, *facts, features, info.get("data_path"), info.get("video_path") or "videos", splits)
 
@@ -126,7 +127,11 @@ def open_v30(about: About) -> OpenedSet:
     video = check_template(about.video_path, (*places, "video_key"), about.where)
     paths = sorted((about.root / "meta" / "episodes").glob("*/*.parquet"))
     if not paths:
-        raise LogError("the set has no meta/episodes: it was not finished", where=str(about.root))
+        raise LogError(
+            "the set has no meta/episodes: it was not finished",
+            where=str(about.root),
+            next_step="copy the set again from its source",
+        )
     entries: list[Entry] = []
     for path in paths:
         refuse_outside(path, about.root)
@@ -143,9 +148,15 @@ def open_v30(about: About) -> OpenedSet:
                 file = about.root / data.format(**at)
                 entries.append(Entry(int(row["episode_index"]), int(row["length"]), file, videos))
         except KeyError as e:
-            raise LogError(f"has no column {e.args[0]}", where=str(path)) from None
+            raise LogError(
+                f"has no column {e.args[0]}", where=str(path), next_step="copy the set again from its source"
+            ) from None
         except (TypeError, ValueError, OverflowError) as e:
-            raise LogError(f"an episode is not described as LeRobot does: {e}", where=str(path)) from None
+            raise LogError(
+                f"an episode is not described as LeRobot does: {e}",
+                where=str(path),
+                next_step="copy the set again from its source",
+            ) from None
     return checked_set(about, entries, _tasks(about.root))
 
 
@@ -157,7 +168,11 @@ def checked_set(about: About, entries: list[Entry], tasks: Mapping[int, str]) ->
     """
     entries.sort(key=lambda e: e.number)
     if len({e.number for e in entries}) < len(entries):
-        raise LogError("two episodes have one number", where=str(about.root / "meta"))
+        raise LogError(
+            "two episodes have one number",
+            where=str(about.root / "meta"),
+            next_step="copy the set again from its source",
+        )
     files = {e.data: 0 for e in entries}
     for path in [*files, *{v for e in entries for v, _ in e.videos.values()}]:
         refuse_outside(path, about.root)
@@ -165,11 +180,17 @@ def checked_set(about: About, entries: list[Entry], tasks: Mapping[int, str]) ->
         footer = read_footer(path)
         files[path] = footer.num_rows
         # a claim only: but one that no honest set makes, and that would take the memory
-        if sum(footer.row_group(k).total_byte_size for k in range(footer.num_row_groups)) > _MOST_PLAIN_BYTES:
-            raise LogError("a Parquet file claims more than 16 GiB of rows", where=str(path))
+        claimed = sum(footer.row_group(k).total_byte_size for k in range(footer.num_row_groups))
+        if max(claimed, 8 * footer.num_rows * footer.num_columns) > _MOST_PLAIN_BYTES:
+            what = "a Parquet file claims more than 16 GiB of rows"
+            raise LogError(what, where=str(path), next_step="copy the set again from its source")
     rows = sum(files.values())
     if rows != about.frames:
-        raise LogError(f"data files hold {rows} rows, the metadata says {about.frames}", where=about.where)
+        raise LogError(
+            f"data files hold {rows} rows, the metadata says {about.frames}",
+            where=about.where,
+            next_step="copy the set again from its source",
+        )
     return OpenedSet(about.root, about.features, about.fps, about.rate_hz, tuple(entries), tasks, about.splits)
 
 
@@ -211,6 +232,7 @@ def _tasks(root: Path) -> dict[int, str]:
     refuse_outside(path, root)
     table = read_table(path)
     text = next((f.name for f in table.schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)), "")
-    if not text or "task_index" not in table.column_names:
+    numbered = "task_index" in table.column_names and pa.types.is_integer(table.schema.field("task_index").type)
+    if not text or not numbered:
         return {}
     return dict(zip(table.column("task_index").to_pylist(), table.column(text).to_pylist(), strict=True))

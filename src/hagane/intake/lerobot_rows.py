@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hagane.intake.lerobot_grid import Grid, align, instruction
-from hagane.intake.lerobot_layout import Feature, feature_name
+from hagane.intake.lerobot_layout import AGE as AGE
+from hagane.intake.lerobot_layout import VALID, Feature, feature_name
 from hagane.intake.lerobot_write import LeRobotWriter
 from hagane.intake.picture import encode_png
 from hagane.terms import Channel, Embodiment, Episode, Reading
-
-VALID, AGE = ".valid", ".age_s"
 
 
 def embodiment_features(embodiment: Embodiment) -> dict[str, Feature]:

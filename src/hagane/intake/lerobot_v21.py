@@ -38,7 +38,7 @@ def open_v21(about: About) -> OpenedSet:
         videos = {key: (about.root / video.format(video_key=key, **at), 0.0) for key in about.videos}
         entries.append(Entry(number, length, about.root / data.format(**at), videos))
     if not entries:
-        raise LogError("the set has no episode", where=about.where)
+        raise LogError("the set has no episode", where=about.where, next_step="copy the set again from its source")
     tasks = {_whole(row, "task_index", where): str(row.get("task", "")) for where, row in _lines(about, "tasks.jsonl")}
     return checked_set(about, entries, tasks)
 

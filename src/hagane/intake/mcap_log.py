@@ -17,7 +17,7 @@ from hagane.intake.files import head_of
 from hagane.intake.mcap_scan import MAGIC, scan_mcap
 from hagane.intake.options import Options
 from hagane.intake.sources import units_of
-from hagane.intake.streams import unmapped
+from hagane.intake.streams import unmapped, with_cut
 from hagane.intake.topic_episode import episodes_of
 from hagane.intake.topic_fields import json_messages
 from hagane.intake.topic_log import Topic, TopicLog, wanted_topics
@@ -79,9 +79,7 @@ def _own_episode(log: TopicLog, embodiment: Embodiment, options: Options, name: 
         )
     task, outcome = log.about.get("task", "") or options.task, log.about.get("outcome", "")
     episode = Episode(name, embodiment.name, streams, task, outcome, digest_file(log.path), tuple(findings))
-    if log.cut:
-        episode = episode.with_findings(Finding("truncated", name, "*", episode.span_ns[1], 1, log.cut))
-    return episode
+    return with_cut(episode, log.cut)
 
 
 def _own_stream(topics: Mapping[str, Topic], channel: Channel, ending: str, path: Path) -> Stream | None:
@@ -97,14 +95,14 @@ def _own_stream(topics: Mapping[str, Topic], channel: Channel, ending: str, path
         rows = [m["values"] for m in messages]
         flags = [m.get("valid", True) for m in messages]
         if channel.kind == "text":
-            texts = np.array([r if isinstance(r, str) else r[0] for r in rows], object)
-            return Stream(times_ns, texts, np.array(flags, bool))
+            texts = np.fromiter((_text(r) for r in rows), object, len(rows))
+            return Stream(times_ns, texts, np.array([bool(np.all(f)) for f in flags], bool))
         values = np.array(rows, np.float64).reshape(len(rows), *channel.shape)
         if channel.kind == "set":
             valid = np.stack([np.broadcast_to(np.array(f, bool), (channel.places,)) for f in flags])
         else:
             valid = np.array([bool(np.all(f)) for f in flags], bool)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as e:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as e:
         raise LogError(
             f"messages do not hold {channel.shape} values: {e}",
             where=where,
@@ -115,6 +113,13 @@ def _own_stream(topics: Mapping[str, Topic], channel: Channel, ending: str, path
         nulls = np.array([_has_null(r) for r in rows], bool)
         valid &= ~nulls
     return Stream(times_ns, values, valid, units_of(channel))
+
+
+def _text(row: Any) -> str:
+    text = row if isinstance(row, str) else row[0]
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r} is no text"[:80])
+    return text
 
 
 def _has_null(row: Any) -> bool:

@@ -22,7 +22,7 @@ from hagane.intake.mdf_file import Measurement, Place, opened
 from hagane.intake.mdf_guard import cut_of, looks_like_mdf
 from hagane.intake.options import Options
 from hagane.intake.sources import column_sources, nearest, set_sources, units_of
-from hagane.intake.streams import nearest_index, on_episode_clock, unmapped
+from hagane.intake.streams import nearest_within, on_episode_clock, unmapped, with_cut
 from hagane.terms import Channel, Embodiment, Episode, Finding, LogError, Stream, digest_file
 
 
@@ -84,11 +84,9 @@ def _episode(measured: Measurement, embodiment: Embodiment, task: str) -> Episod
             where=str(measured.path),
             next_step=f"set the channels' source; {nearest(wanted[0] if wanted else '', measured.file.channels_db)}",
         )
-    if measured.cut:
-        findings.append(Finding("truncated", name, "*", 0, 1, measured.cut))
     digest = digest_file(measured.path)
     episode = Episode(name, embodiment.name, streams, task, digest=digest, findings=tuple(findings))
-    return on_episode_clock(episode)
+    return with_cut(on_episode_clock(episode), measured.cut)
 
 
 def _places(measured: Measurement, channel: Channel) -> list[Place]:
@@ -115,19 +113,15 @@ def _stream(measured: Measurement, channel: Channel, places: list[Place]) -> Str
     times_ns = measured.times_ns(places[0][0]) if places else np.zeros(0, np.int64)
     if not len(times_ns):
         return None
-    period_ns = float(np.median(np.diff(times_ns))) if len(times_ns) > 1 else 1e9
     values = np.full((len(times_ns), len(places)), np.nan)
     present = np.zeros(values.shape, bool)
     units: list[str] = []
-    for k, (group, index) in enumerate(places):
-        column, good, unit = measured.column((group, index), where)
+    for k, place in enumerate(places):
+        column, good, unit = measured.column(place, where)
         units.append(unit)
-        own_ns = measured.times_ns(group)
-        if group == places[0][0]:
-            values[:, k], present[:, k] = column, good
-        elif len(own_ns):
-            at, distance = nearest_index(np.maximum.accumulate(own_ns), times_ns)
-            values[:, k], present[:, k] = column[at], good[at] & (distance <= period_ns / 2)
+        index, near = nearest_within(measured.times_ns(place[0]), times_ns)
+        if near.any():
+            values[:, k], present[:, k] = column[index], good[index] & near
     unit_of_column = tuple(u or declared for u, declared in zip(units, units_of(channel), strict=False))
     if channel.kind == "set":
         shape = (len(times_ns), channel.places, channel.columns)

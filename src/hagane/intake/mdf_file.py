@@ -9,15 +9,16 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hagane.intake.mdf_guard import MOST_SAMPLES, all_zipped, refuse_inflated, sorted_out
+from hagane.intake.streams import MOST_S
+from hagane.intake.zones import wall_clock_ns
 from hagane.terms import LogError
 
 Place = tuple[int, int]
@@ -130,9 +131,11 @@ class Measurement:
                 raise LogError("the group has no time channel", where=where, next_step="choose another group")
             loaded = next((s.timestamps for (g, _), s in self.signals.items() if g == group), None)
             seconds = np.asarray(self.file.get_master(group) if loaded is None else loaded, np.float64)
-            if not (np.isfinite(seconds) & (np.abs(seconds) < 9e9)).all():
+            start_ns = _start_ns(self.file, self.timezone)
+            # NaN is not below anything
+            if not (np.abs(seconds) < MOST_S - abs(start_ns) / 1e9).all():
                 raise LogError("the group's times are no numbers", where=where, next_step="choose another group")
-            self.clocks_ns[group] = _start_ns(self.file, self.timezone) + np.rint(seconds * 1e9).astype(np.int64)
+            self.clocks_ns[group] = start_ns + np.rint(seconds * 1e9).astype(np.int64)
         return self.clocks_ns[group]
 
     def check(self, group: int) -> None:
@@ -184,9 +187,6 @@ def _is_time(file: Any, group: int) -> bool:
 def _start_ns(file: Any, timezone: str) -> int:
     """Start of the measurement, nanoseconds since 1970; a local time is UTC unless `timezone` names its zone."""
     start: datetime = file.header.start_time
-    if start.tzinfo is None:
-        start = start.replace(tzinfo=ZoneInfo(timezone) if timezone else UTC)
-        return (start - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000
-    if file.version >= "4":
+    if start.tzinfo is not None and file.version >= "4":
         return int(file.header.abs_time)
-    return (start - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000
+    return wall_clock_ns(start, timezone)

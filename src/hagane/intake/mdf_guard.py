@@ -11,14 +11,13 @@ import struct
 import zlib
 from pathlib import Path
 
+from hagane.intake.inflate import refuse_deflated
 from hagane.terms import LogError
 
 MAGIC, UNFINISHED = b"MDF     ", b"UnFinMF "
-MOST_BYTES = 64 << 20
-"""A compressed block that claims more is refused; the standard asks for at most 4 MiB."""
 MOST_SAMPLES = 1 << 31
-_RATIO = 1032  # deflate cannot do better
 _BLOCK, _ZIPPED = struct.Struct("<4s4xQQ"), struct.Struct("<2sBxIQQ")
+_ZIPPED_HEAD = _BLOCK.size + _ZIPPED.size
 _MEMBERS = {
     # places of the links that make a block a member of a list: the first of the list, and the next
     **{b"##HD": (0, 1, 2, 3, 4), b"##DG": (0, 1), b"##CG": (0, 1), b"##CN": (0, 1), b"##HL": (0,)},
@@ -80,6 +79,8 @@ def _walk_4(data: mmap.mmap, path: Path) -> str:
 
 def _claim(data: mmap.mmap, at: int, length: int, path: Path) -> None:
     """Refuse a compressed block by what it claims."""
+    if length < _ZIPPED_HEAD:
+        raise _damaged(path, at, "a compressed block shorter than its head")
     _, method, _, claimed, packed = _ZIPPED.unpack_from(data, at + 24)
     if method not in (0, 1):
         raise LogError(
@@ -87,12 +88,9 @@ def _claim(data: mmap.mmap, at: int, length: int, path: Path) -> None:
             where=str(path),
             next_step="only deflate is read: save it again with deflate, or without compression",
         )
-    if packed + 48 > length or claimed > MOST_BYTES or claimed > _RATIO * packed + 64:
-        raise LogError(
-            f"the compressed block at byte {at} claims {claimed:,} bytes out of {packed:,}",
-            where=str(path),
-            next_step=f"no tool writes that (at most {MOST_BYTES:,}): the file is damaged or made to fill memory",
-        )
+    refuse_deflated(claimed, min(packed, length - _ZIPPED_HEAD), f"the compressed block at byte {at}", str(path))
+    if packed + _ZIPPED_HEAD > length:
+        raise _damaged(path, at, f"a compressed block claims {packed:,} packed bytes and has {length - _ZIPPED_HEAD:,}")
 
 
 def refuse_inflated(path: Path, blocks: list[tuple[int, int, int]]) -> None:
@@ -113,24 +111,32 @@ def refuse_inflated(path: Path, blocks: list[tuple[int, int, int]]) -> None:
 
 
 def sorted_out(path: Path) -> list[tuple[int, int, int]]:
-    """Compressed blocks of the groups that the library sorts, hence inflates, as it opens a version 4 file."""
+    """Compressed blocks of the groups that the library sorts, hence inflates, as it opens a version 4 file.
+
+    Raises:
+        LogError: a list of data groups that is none.
+    """
     found: list[tuple[int, int, int]] = []
     with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[8:9] < b"4":
             return found
-        group = struct.unpack_from("<Q", data, 64 + 24)[0]
+        group, seen = struct.unpack_from("<Q", data, 64 + 24)[0], {0}
         while group:
+            # next, channel groups, data, comment; then the size of record ids, 0 where records are sorted
+            if _BLOCK.unpack_from(data, group)[0] != b"##DG" or group + 24 + 8 * 4 >= len(data):
+                raise _damaged(path, group, "no data group begins here")
             following, _, content = struct.unpack_from("<QQQ", data, group + 24)
             waiting = [content] if data[group + 24 + 8 * 4] else []
             while waiting:
                 at = waiting.pop()
-                if not at:
+                if at in seen:
                     continue
+                seen.add(at)
                 kind, _, links = _BLOCK.unpack_from(data, at)
                 waiting += struct.unpack_from(f"<{links}Q", data, at + 24)
                 if kind == b"##DZ":
                     _, _, _, claimed, packed = _ZIPPED.unpack_from(data, at + 24)
-                    found.append((at + 48, packed, claimed))
+                    found.append((at + _ZIPPED_HEAD, packed, claimed))
             group = following
     return found
 
@@ -144,12 +150,12 @@ def all_zipped(path: Path) -> list[tuple[int, int, int]]:
     found: list[tuple[int, int, int]] = []
     with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
         at = data.find(b"##DZ", 64)
-        while 0 <= at <= len(data) - 48:
+        while 0 <= at <= len(data) - _ZIPPED_HEAD:
             length = _BLOCK.unpack_from(data, at)[1]
             if at + length <= len(data):
                 _claim(data, at, length, path)
                 _, _, _, claimed, packed = _ZIPPED.unpack_from(data, at + 24)
-                found.append((at + 48, packed, claimed))
+                found.append((at + _ZIPPED_HEAD, packed, claimed))
             at = data.find(b"##DZ", at + 4)
     return found
 

@@ -33,7 +33,7 @@ from hagane.intake.opcua_client import Server, fetch
 from hagane.intake.opcua_values import Readings
 from hagane.intake.options import Options
 from hagane.intake.quality import BAD, GOOD, UNCERTAIN
-from hagane.intake.series import APPLIED_ENDING, Series, series_episodes, sources_of, spans_by_silence
+from hagane.intake.series import APPLIED_ENDING, Series, series_episodes, sources_of, spans_by_silence, told_spans
 from hagane.intake.table import clean_unit
 from hagane.terms import ConfigError, Embodiment, Episode, LogError
 from hagane.terms.toml import parse_toml
@@ -84,7 +84,9 @@ class _File:
 
 
 def sniff(path: Path) -> bool:
-    """True for a TOML file with a table [opcua]."""
+    """True for a .toml file with a table [opcua]: a folder's .toml files are no logs, so that none reaches out."""
+    if path.suffix.lower() != ".toml":
+        return False
     head = head_of(path, 1 << 16)
     if b"[opcua]" not in head:
         return False
@@ -105,7 +107,7 @@ def read(path: Path, embodiment: Embodiment, options: Options) -> Iterator[Episo
     try:
         text = read_bytes(path).decode("utf-8")
     except UnicodeDecodeError:
-        raise ConfigError("not UTF-8 text", where=str(path)) from None
+        raise ConfigError("not UTF-8 text", where=str(path), next_step="save the file as UTF-8") from None
     about = parse_toml(text, _File, where=str(path)).opcua
     server = _server(about, path, options)
     observed = [s for c in embodiment.observe for s in sources_of(c)]
@@ -118,8 +120,8 @@ def read(path: Path, embodiment: Embodiment, options: Options) -> Iterator[Episo
             f"no reading from {about.start} to {about.end}", where=str(path), next_step="choose another start and end"
         )
     series = {source: _series(r) for source, r in readings.items()}
-    spans = spans_by_silence(series, options.gap_s, path.stem)
-    notes = [text for source, r in readings.items() for text in _notes(source, r)]
+    spans, more = told_spans(series, spans_by_silence(series, options.gap_s, path.stem), embodiment, str(path))
+    notes = [*(text for source, r in readings.items() for text in _notes(source, r)), *more]
     return series_episodes(series, spans, embodiment, _digest(readings), options.task, notes)
 
 

@@ -76,9 +76,16 @@ class Pages:
         )
 
 
+def _given(stamp: datetime | None) -> datetime | None:
+    """A stamp in UTC; None where there is none: OPC UA has the year 1601 for that (Part 6, 5.2.2.5), and nanoseconds
+    hold the years to 2262."""
+    if stamp is None or not 1678 <= stamp.year < 2262:
+        return None
+    return stamp.astimezone(UTC) if stamp.tzinfo else stamp.replace(tzinfo=UTC)
+
+
 def _stamp(value: Any) -> datetime:
-    stamp = value.SourceTimestamp or value.ServerTimestamp or _NEVER
-    return stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)
+    return _given(value.SourceTimestamp) or _given(value.ServerTimestamp) or _NEVER
 
 
 def _code(value: Any) -> int:
@@ -104,13 +111,13 @@ def _arrays(page: Sequence[Any], where: str) -> Readings:
         elif number is not None:
             kind = "arrays" if isinstance(number, list) else type(number).__name__
             raise LogError(f"the node holds {kind}, not numbers", where=where, next_step="take it out of the sources")
-    own = np.array([v.SourceTimestamp is not None for v in page], bool)
-    source = _ns([v.SourceTimestamp or v.ServerTimestamp for v in page])
-    server = _ns([v.ServerTimestamp or v.SourceTimestamp for v in page])
+    own = np.array([_given(v.SourceTimestamp) is not None for v in page], bool)
+    source = _ns([_stamp(v) for v in page])
+    server = _ns([_given(v.ServerTimestamp) or _stamp(v) for v in page])
     return Readings(source, server, own, values, np.array([_code(v) for v in page], np.uint32), "")
 
 
-def _ns(stamps: Sequence[datetime | None]) -> NDArray[np.int64]:
+def _ns(stamps: Sequence[datetime]) -> NDArray[np.int64]:
     """Nanoseconds since 1970; a reading without any stamp is at 0."""
-    plain = [(s.astimezone(UTC) if s.tzinfo else s).replace(tzinfo=None) if s else datetime(1970, 1, 1) for s in stamps]
+    plain = [s.replace(tzinfo=None) for s in stamps]
     return np.array(plain, "datetime64[us]").astype("datetime64[ns]").astype(np.int64)

@@ -22,24 +22,28 @@ class Options:
     bus: int | None = None
     """CAN bus number; None takes, for each message, the lowest bus that carries it."""
     gap_s: float = 0.0
-    """A silence longer than this starts a new episode; 0 takes the format's own rule."""
+    """A silence longer than this starts a new episode; 0 takes the format's own rule: 10 s for CAN, 10 minutes for
+    historians and OPC UA, never for MCAP and ROS. The other formats hold one episode a file, record or group."""
     time_column: str = ""
-    """Header of a CSV's time column; "" finds it."""
+    """Column with the time stamps of a CSV or Parquet file, or feature with those of an HDF5 file or RLDS set;
+    "" finds it."""
     episode_column: str = ""
-    """Header of the CSV column that tells episodes apart; "" finds it."""
+    """Column of a CSV or Parquet file that tells episodes apart; "" finds it."""
     day_first: bool | None = None
     """Order of 01/02/2026 in a CSV; None decides from the values, and refuses when they do not tell."""
     encoding: str = "utf-8"
     """Text encoding of a CSV; where UTF-8 fails, UTF-16 and CP932 (Shift-JIS) are found if there is no doubt."""
     timezone: str = ""
-    """IANA name ("Asia/Tokyo") of stamps that carry no zone; "" takes them as they stand."""
+    """IANA name ("Asia/Tokyo") of stamps that carry no zone (CSV, Parquet, ASC, BLF, MDF); "" takes them as UTC. The
+    span that is asked of an OPC UA server has its zone in its file or here, and is refused without one."""
     messages: Path | None = None
     """Folder (or file) of ROS message definitions (.msg) that a bag does not carry itself."""
     split: str = ""
     """Part of a set that is taken ("train": a TFDS or LeRobot split, a robomimic mask); "" takes all."""
     keep_whole: bool = False
-    """True takes what lies whole before the cut of a truncated log (drives of a CAN log, rows of a CSV, messages of
-    an MCAP) and a finding says so; False refuses such a log."""
+    """True takes what lies whole before the cut of a truncated log (drives of a CAN log, rows of a table, messages
+    of an MCAP or a ROS bag, records of an RLDS set, what can be read of an MDF), and a finding says so; False refuses
+    such a log. HDF5, Parquet and LeRobot sets cannot be read without their end."""
 
 
 _KEYS = {
@@ -68,19 +72,37 @@ def parse_options(pairs: Sequence[str], where: str = "--read") -> dict[str, Any]
             raise ConfigError(f"cannot use {pair!r}", where=where, next_step=f"keys are: {', '.join(_KEYS)}")
         try:
             found[_KEYS[key]] = _PARSERS.get(key, str)(value)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, OSError):
+            # a folder of zones ("Europe") is an OSError
             raise ConfigError(f"{key} cannot be {value!r}", where=where, next_step=_ADVICE.get(key, "")) from None
     return found
 
 
+def _bus(text: str) -> int:
+    if not 0 <= (bus := int(text)) <= 255:
+        raise ValueError(text)
+    return bus
+
+
+def _gap_s(text: str) -> float:
+    if not 0 < (gap_s := float(text)) <= 1e9:  # NaN is not
+        raise ValueError(text)
+    return gap_s
+
+
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    "bus": int,
-    "gap-s": float,
+    "bus": _bus,
+    "gap-s": _gap_s,
     "day-first": {"yes": True, "no": False}.__getitem__,
     "timezone": lambda name: ZoneInfo(name).key,
     "messages": Path,
 }
-_ADVICE = {"day-first": "say yes or no", "bus": "give its number", "timezone": 'give an IANA name: "Asia/Tokyo"'}
+_ADVICE = {
+    "day-first": "say yes or no",
+    "bus": "give its number, 0 to 255",
+    "gap-s": "give seconds, more than 0",
+    "timezone": 'give an IANA name: "Asia/Tokyo"',
+}
 
 
 class LogFormat(Protocol):

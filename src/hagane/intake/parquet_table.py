@@ -63,7 +63,7 @@ class ParquetFile:
         import pyarrow as pa
 
         own = [self.columns[n] for n in wanted]
-        self._refuse_too_large(own)
+        self._refuse_too_large(self.file.metadata.num_rows * len(own) * 8)
         schema = self.file.schema_arrow
         for name in own:
             if pa.types.is_nested(schema.field(name).type):
@@ -72,7 +72,7 @@ class ParquetFile:
                     where=f"{self.where}, column {name!r}",
                     next_step="export one value a cell",
                 )
-        batches, rows, seen = [], [], 0
+        batches, rows, seen, held = [], [], 0, 0
         try:
             for batch in self.file.iter_batches(batch_size=_BATCH_ROWS, columns=own, use_threads=False):
                 if only is not None:
@@ -81,6 +81,8 @@ class ParquetFile:
                     seen += batch.num_rows
                     batch = batch.take(kept)
                 batches.append(batch)
+                held += batch.nbytes
+                self._refuse_too_large(held * 64 // 65)  # without the bits that say which cells are there
             table = pa.Table.from_batches(batches, schema=pa.schema([schema.field(n) for n in own]))
             table = table.select(own).rename_columns(list(wanted))
         except (pa.ArrowException, OSError) as e:
@@ -90,17 +92,12 @@ class ParquetFile:
         places = None if only is None else np.concatenate(rows) if rows else np.zeros(0, np.int64)
         return Table(self.where, self.names, self.units, table, self._line_of(), self.digest, places)
 
-    def _refuse_too_large(self, own: Sequence[str]) -> None:
-        about = self.file.metadata
-        packed = 0
-        for group in range(about.num_row_groups):
-            row_group = about.row_group(group)
-            parts = [row_group.column(k) for k in range(row_group.num_columns)]
-            packed += sum(max(p.total_uncompressed_size, 0) for p in parts if p.path_in_schema in own)
-        need = max(packed, about.num_rows * len(own) * 8)
+    def _refuse_too_large(self, need: int) -> None:
+        # by the rows, and by what was read so far: of a footer with a wrong byte, pyarrow's description of a column
+        # ends the process
         if need > MOST_BYTES:
             raise LogError(
-                f"its columns need {need / 2**20:.0f} MiB of memory ({about.num_rows} rows)",
+                f"its columns need {need / 2**20:.0f} MiB of memory ({self.file.metadata.num_rows} rows)",
                 where=self.where,
                 next_step=f"export files of at most {MOST_BYTES >> 30} GiB, as one a day",
             )

@@ -69,9 +69,15 @@ def picture_size(data: bytes, where: str = "picture") -> tuple[int, int]:
         else:
             raise ValueError("neither JPEG nor PNG")
     except (ValueError, OSError) as e:
-        raise LogError(f"a picture cannot be read: {e}", where=where) from None
+        raise LogError(
+            f"a picture cannot be read: {e}",
+            where=where,
+            next_step="give JPEG or PNG; a damaged one: copy the log again",
+        ) from None
     if not 0 < height * width <= MOST_PIXELS:
-        raise LogError(f"a picture claims {width} x {height} pixels", where=where)
+        raise LogError(
+            f"a picture claims {width} x {height} pixels", where=where, next_step="copy the log again from its source"
+        )
     return int(height), int(width)
 
 
@@ -85,7 +91,7 @@ def plain_pictures(values: NDArray[Any], where: str = "picture") -> NDArray[np.u
         return values
     images = [decode_picture(v, where) for v in values]
     if len({i.shape for i in images}) > 1:
-        raise LogError("pictures of different sizes in one stream", where=where)
+        raise LogError("pictures of different sizes in one stream", where=where, next_step="give pictures of one size")
     return np.stack(images) if images else np.zeros((0, 1, 1, 3), np.uint8)
 
 
@@ -93,23 +99,25 @@ def decode_picture(data: bytes, where: str = "picture") -> NDArray[np.uint8]:
     """[H, W, 3] uint8 from the bytes of a still picture.
 
     Raises:
-        LogError: they are no picture.
+        LogError: they are no JPEG or PNG, or a damaged one.
     """
     import av
     import simplejpeg
 
-    if data.startswith((JPEG, PNG)):
-        picture_size(data, where)
+    # anything else would make FFmpeg guess, and a playlist make it open other files
+    picture_size(data, where)
     try:
         if data.startswith(JPEG):
             decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(data)
             return decoded
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), format="png_pipe") as container:
             frame = next(iter(container.decode(video=0)))
             image: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
             return image
     except (av.FFmpegError, StopIteration, IndexError, ValueError) as e:
-        raise LogError(f"a picture cannot be decoded: {e}", where=where) from None
+        raise LogError(
+            f"a picture cannot be decoded: {e}", where=where, next_step="copy the log again from its source"
+        ) from None
 
 
 def keep_pictures(frames: Iterator[NDArray[np.uint8]], count: int) -> NDArray[Any]:
@@ -162,7 +170,11 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             # a stream whose codec is damaged has neither
             width, height = getattr(stream, "width", 0), getattr(stream, "height", 0)
             if not 0 < width * height <= MOST_PIXELS:
-                raise LogError(f"the video claims {width} x {height} pixels", where=str(path))
+                raise LogError(
+                    f"the video claims {width} x {height} pixels",
+                    where=str(path),
+                    next_step="copy the set again from its source",
+                )
             stream.thread_type = "AUTO"
             yield container, stream
     except FileNotFoundError:
@@ -186,7 +198,11 @@ def _nearest_frames(
         best = min(there, key=lambda f: abs(f.time - time_s), default=None)
         if best is None or abs(best.time - time_s) > tolerance_s:
             away = "" if best is None else f", the nearest is at {best.time:.4f} s"
-            raise LogError(f"no frame at {time_s:.4f} s (tolerance {tolerance_s:g} s){away}", where=where)
+            raise LogError(
+                f"no frame at {time_s:.4f} s (tolerance {tolerance_s:g} s){away}",
+                where=where,
+                next_step="the set is truncated or mixed up: copy it again",
+            )
         if best is not given:
             given, image = best, best.to_ndarray(format="rgb24")
         return image

@@ -112,7 +112,8 @@ def _grades_of_codes(codes: dict[int, int], header: str, where: str) -> dict[int
         return {}
     name = header.casefold()
     most = max(codes.values())
-    if most >= 1 << 30 or name.endswith(_UA_LIKE):
+    # a status code in a signed column is negative where it is bad
+    if most >= 1 << 30 or min(codes.values()) < 0 or name.endswith(_UA_LIKE):
         return {k: (GOOD, UNCERTAIN, BAD, BAD)[v >> 30 & 3] for k, v in codes.items()}
     if most < 64 and name.endswith(_STATUS_LIKE):
         raise LogError(

@@ -22,7 +22,7 @@ from hagane.intake.lerobot_layout import Feature
 from hagane.intake.options import Options
 from hagane.intake.picture import picture_size
 from hagane.intake.rlds_layout import Folder, Leaf, Shard, open_folder
-from hagane.intake.streams import note, number_times, on_episode_clock
+from hagane.intake.streams import note, number_times, on_episode_clock, regular_times, with_cut
 from hagane.intake.tfrecord import is_tfrecord, parse_example, read_records, scan_records
 from hagane.terms import APPLIED, Embodiment, Episode, Finding, LogError, Stream, digest_bytes
 
@@ -130,15 +130,17 @@ def _parse(payload: bytes, where: str) -> Values:
 
 
 def _episodes(log: _Opened, embodiment: Embodiment, options: Options) -> Iterator[Episode]:
+    # a shard that is cut within its first record gives no episode that could say so
+    lost = [f"{shard.path.name} is left out: {cut}" for shard, places, cut in log.shards if cut and not places]
     for shard, places, cut in log.shards:
         for k, payload in enumerate(read_records(shard.path, places)):
             where = f"{shard.path}, record {k}"
             name = f"{log.folder.name}-{shard.split}-{shard.first + k:06d}"
             values = _parse(payload, where)
             episode = _episode(log, values, name, where, embodiment, options, digest_bytes(payload))
-            if cut and k == len(places) - 1:
-                episode = episode.with_findings(Finding("truncated", name, "*", episode.span_ns[1], 1, cut))
-            yield episode
+            while lost:
+                episode = with_cut(episode, lost.pop(0))
+            yield with_cut(episode, cut if k == len(places) - 1 else "")
 
 
 def _episode(
@@ -153,7 +155,7 @@ def _episode(
     if log.times:
         times_ns = number_times(columns(log.times)[:, 0], f"{where}, {log.times}")
     else:
-        times_ns = np.asarray(np.rint(np.arange(steps) * (1e9 / embodiment.rate_hz)), np.int64)
+        times_ns = regular_times(steps, embodiment.rate_hz, where)
         text = f"the set has no time stamps: steps count at {embodiment.rate_hz:g} Hz, as the embodiment says"
         findings.append(note(name, "*", text))
     ends = _flags(log, values, "is_last", steps, where)

@@ -98,8 +98,9 @@ def open_folder(root: Path, split: str = "") -> Folder:
             for k, length in enumerate(lengths):
                 path = root / _shard_name(template, name, key, k, len(lengths), where)
                 shards.append(Shard(path, key, sum(lengths[:k]), length))
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise LogError(f"is not as TFDS writes it: {e!r}", where=where) from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
+        what = f"is not as TFDS writes it: {e!r}"
+        raise LogError(what, where=where, next_step="copy the whole folder again") from None
     if not shards:
         raise LogError("names no shard", where=where, next_step="the set is not finished: write it again")
     return Folder(name, leaves, tuple(shards))
@@ -130,18 +131,23 @@ def _shard_name(template: str, name: str, split: str, k: int, count: int, where:
     for place, word in words.items():
         filled = filled.replace(place, word)
     if "/" in filled or "\\" in filled or "{" in filled or filled in ("", ".", ".."):
-        raise LogError(f"the file template {template!r} is not one of TFDS", where=where)
+        raise LogError(
+            f"the file template {template!r} is not one of TFDS", where=where, next_step="copy the whole folder again"
+        )
     return filled
 
 
 def _flatten(node: Any, name: str, nested: bool, leaves: dict[str, Leaf], where: str, depth: int = 0) -> None:
     """Leaves below a node. Sequences within a step are ragged: they have no fixed width and are left out."""
+    odd = LogError(
+        f"is not as TFDS writes it, at {name or 'the top'!r}", where=where, next_step="copy the whole folder again"
+    )
     if depth > _MOST_DEPTH or not isinstance(node, dict):
-        raise LogError(f"is not as TFDS writes it, at {name or 'the top'!r}", where=where)
+        raise odd
     if "featuresDict" in node:
         inner = node["featuresDict"].get("features") if isinstance(node["featuresDict"], dict) else None
         if not isinstance(inner, dict):
-            raise LogError(f"is not as TFDS writes it, at {name or 'the top'!r}", where=where)
+            raise odd
         for key, child in inner.items():
             _flatten(child, f"{name}/{key}" if name else str(key), nested, leaves, where, depth + 1)
     elif "sequence" in node:
@@ -169,5 +175,5 @@ def _leaf(node: dict[str, Any]) -> Leaf | None:
         if kind != "tensor" or about.get("encoding") not in (None, "none", "bytes", 0, 1):
             return None
         return Leaf("raw" if raw else "number", shape, np.dtype(dtype).name)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

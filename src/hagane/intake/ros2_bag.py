@@ -95,7 +95,7 @@ def _meta(folder: Path, keep: bool) -> _Meta:
         for entry in about.get("topics_with_message_count") or ():
             name = str(entry["topic_metadata"]["name"])
             counts[name] = counts.get(name, 0) + int(entry["message_count"])
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
         raise LogError(f"not as rosbag2 writes it: {e!r}", where=where, next_step="run ros2 bag reindex") from None
     if version > _NEWEST or storage not in ("sqlite3", "mcap") or (mode not in ("", "none") and how != "zstd"):
         raise LogError(
@@ -137,7 +137,7 @@ def _yaml(path: Path) -> Mapping[str, Any]:
     except ImportError:
         raise LogError("ROS 2 bags need rosbags", where=str(path), next_step='pip install "hagane[intake]"') from None
     if path.stat().st_size > _MOST_META:
-        raise LogError("larger than any metadata.yaml", where=str(path))
+        raise LogError("larger than any metadata.yaml", where=str(path), next_step="run ros2 bag reindex")
     try:
         found = YAML(typ="safe", pure=True).load(read_bytes(path).decode("utf-8"))[_KEY]
         if not isinstance(found, dict):

@@ -105,16 +105,19 @@ def _opened(path: Path, cut: str) -> Iterator[sqlite3.Connection]:
         if cut:
             # without this SQLite refuses a file that is shorter than its first page says
             db.execute("PRAGMA writable_schema=ON")
-        db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(path.stat().st_size, 1 << 16))
+        # the limit itself is an int of C: a message of a larger bag is below it all the same
+        db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(max(path.stat().st_size, 1 << 16), (1 << 31) - 1))
         yield db
 
 
 def _check_tables(db: sqlite3.Connection, where: str) -> None:
-    """Refuse what is no table of plain columns."""
-    kinds = dict(db.execute("SELECT name, type FROM sqlite_master WHERE name IN ('topics', 'messages')"))
+    """Refuse what is no table of plain columns: views, and virtual tables, have no page of their own."""
+    query = "SELECT name, type FROM sqlite_master WHERE name IN ('topics', 'messages') AND rootpage > 0"
+    kinds = dict(db.execute(query))
     hidden = [c for t in kinds for c in db.execute(f"PRAGMA table_xinfo({t})") if c[6]]
     if kinds != {"topics": "table", "messages": "table"} or hidden:
-        raise LogError("no ROS 2 bag: tables `topics` and `messages` are not plain tables", where=where)
+        what = "no ROS 2 bag: tables `topics` and `messages` are not plain tables"
+        raise LogError(what, where=where, next_step="copy it again from the machine")
 
 
 def _topics(db: sqlite3.Connection, log: TopicLog, wanted: Wanted, zstd: bool) -> dict[int, tuple[Topic, bool]]:
@@ -128,6 +131,8 @@ def _topics(db: sqlite3.Connection, log: TopicLog, wanted: Wanted, zstd: bool) -
         log.distro = str((db.execute("SELECT ros_distro FROM schema").fetchone() or ("",))[0])
     found: dict[int, tuple[Topic, bool]] = {}
     for number, name, schema, encoding in db.execute("SELECT id, name, type, serialization_format FROM topics"):
+        if not isinstance(number, int):
+            raise sqlite3.DatabaseError(f"a topic of number {number!r}"[:120])
         dialect, text = definitions.get(str(schema), ("", ""))
         text = text if dialect and text.strip() else ""
         topic = Topic(str(name), str(encoding), full_name(str(schema)), dialect if text else "", text, zstd)
@@ -141,7 +146,7 @@ _Row = tuple[Any, Any, Any]
 
 def _rows(db: sqlite3.Connection, topics: dict[int, tuple[Topic, bool]]) -> Iterator[_Row]:
     """All messages in the order of the file, which is the order of recording."""
-    names = ",".join(str(int(n)) for n, (_, wanted) in topics.items() if wanted)
+    names = ",".join(str(n) for n, (_, wanted) in topics.items() if wanted)
     data = f"CASE WHEN topic_id IN ({names}) THEN data END"
     return iter(db.execute(f"SELECT topic_id, timestamp, {data} FROM messages ORDER BY rowid"))
 

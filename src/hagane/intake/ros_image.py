@@ -108,12 +108,18 @@ def _raw(fields: dict[FieldPath, Column], where: str) -> Pictures:
         return Pictures(fields[("data",)].rows, np.zeros((0, 1, 1, 3), np.uint8), 0)
     height, width, encoding = sorted(kinds)[0]
     if len(kinds) > 1:
-        raise LogError(f"pictures of {len(kinds)} sizes or encodings in one topic", where=where)
+        raise LogError(
+            f"pictures of {len(kinds)} sizes or encodings in one topic",
+            where=where,
+            next_step="record them as topics of one size each",
+        )
     if encoding not in _ORDERS:
         raise LogError(f"pictures encoded as {encoding!r} are not read", where=where, next_step=_ADVICE)
     size = _BYTES.get(encoding, 3)
     if not 0 < height * width <= MOST_PIXELS:
-        raise LogError(f"a picture claims {width} x {height} pixels", where=where)
+        raise LogError(
+            f"a picture claims {width} x {height} pixels", where=where, next_step="copy the log again from its source"
+        )
     values = np.empty((len(blobs), height, width, 3), np.uint8)
     for k, (step, blob) in enumerate(zip(steps.astype(np.int64).tolist(), blobs, strict=True)):
         if step < width * size or height * step > len(blob):

@@ -79,7 +79,7 @@ def layout_of(types: Types, schema: str, data: bytes, want: Want, *, cdr: bool) 
     Raises:
         BadMessage: shorter or longer than its type says, lengths that are not there, an encoding that is not read.
     """
-    walk = _Walk(types, data, cdr, "[" in str(want))
+    walk = _Walk(types, data, cdr, _asks_by_name(want))
     try:
         walk.message(full_name(schema), want, ())
     except RecursionError:
@@ -259,6 +259,11 @@ def _place(part: str, names: tuple[str, ...]) -> int | None:
         return int(part)
     label = part[1:-1] if part[:1] == "[" else ""
     return names.index(label) if label in names else None
+
+
+def _asks_by_name(want: Want) -> bool:
+    """Whether some path names a place of an array ("[elbow]"), so that what the names say decides the layout."""
+    return any(part[:1] == "[" or _asks_by_name(below) for part, below in want.items() if part)
 
 
 def _merged(a: Want, b: Want) -> Want:

@@ -218,7 +218,11 @@ def _refuse_circles(types: Types, where: str) -> None:
                 continue
             trail.append((name, at + 1))
             if below[at] in inside:
-                raise LogError(f"message type {below[at]!r} contains itself", where=where)
+                raise LogError(
+                    f"message type {below[at]!r} contains itself",
+                    where=where,
+                    next_step="give the folder of its .msg files: --read messages=FOLDER",
+                )
             if below[at] not in done:
                 trail.append((below[at], 0))
                 inside.add(below[at])

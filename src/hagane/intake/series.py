@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from hagane.intake.quality import GOOD, quality_finding
 from hagane.intake.sources import column_sources, set_sources, units_of
-from hagane.intake.streams import nearest_index, on_episode_clock, unmapped
-from hagane.terms import APPLIED, Channel, Embodiment, Episode, Finding, Stream
+from hagane.intake.streams import episode_ids, known_outcome, nearest_within, note, on_episode_clock, pieces, unmapped
+from hagane.terms import APPLIED, Channel, Embodiment, Episode, Finding, LogError, Stream
 
 APPLIED_ENDING = "_APPLIED"
 """Ending of the name of a tag that holds an action as applied."""
@@ -43,6 +43,11 @@ class Series:
 
     def __len__(self) -> int:
         return len(self.times_ns)
+
+    def count(self, first_ns: int, last_ns: int) -> int:
+        """How many readings `between` would give."""
+        a, b = np.searchsorted(self.times_ns, [first_ns, last_ns + 1])
+        return int(b - a)
 
     def between(self, first_ns: int, last_ns: int) -> Series:
         """The readings from first_ns to last_ns, both included."""
@@ -92,13 +97,25 @@ def spans_by_silence(series: Mapping[str, Series], gap_s: float, stem: str) -> l
     times_ns = np.unique(np.concatenate([s.times_ns for s in series.values()] or [np.zeros(0, np.int64)]))
     if not len(times_ns):
         return []
-    at = np.flatnonzero(np.diff(times_ns) > round((gap_s or GAP_S) * 1e9))
-    firsts, lasts = times_ns[np.r_[0, at + 1]], times_ns[np.r_[at, len(times_ns) - 1]]
-    many = len(firsts) > 1
-    return [
-        Span(f"{stem}-{k:05d}" if many else stem, int(a), int(b))
-        for k, (a, b) in enumerate(zip(firsts, lasts, strict=True))
-    ]
+    found = pieces(np.diff(times_ns) > round((gap_s or GAP_S) * 1e9))
+    names = episode_ids(stem, len(found))
+    return [Span(name, int(times_ns[a]), int(times_ns[b - 1])) for name, (a, b) in zip(names, found, strict=True)]
+
+
+def told_spans(
+    series: Mapping[str, Series], spans: Sequence[Span], embodiment: Embodiment, where: str
+) -> tuple[list[Span], tuple[str, ...]]:
+    """The spans in which some channel has a reading, and a note that says how many others there are.
+
+    Raises:
+        LogError: no span is one of these.
+    """
+    wanted = _wanted(embodiment)
+    told = [s for s in spans if not all(_why_silent(series, s, channel, ending) for channel, ending in wanted)]
+    if not told:
+        raise LogError("no channel has readings of its tags", where=where, next_step="check the channels' source")
+    lost = len(spans) - len(told)
+    return told, (f"{lost} episodes without a reading of any channel are left out",) if lost else ()
 
 
 def series_episodes(
@@ -113,41 +130,45 @@ def series_episodes(
 
     Args:
         series: readings by source.
-        spans: episodes, in order of time.
+        spans: episodes, in order of time, as `told_spans` gives them.
         embodiment: whose channels are built.
         digest: sha256 of the source.
         task: instruction where the log has none.
         notes: what had to be found out about the whole log.
     """
     for number, span in enumerate(spans):
-        mine = {tag: s.between(span.first_ns, span.last_ns) for tag, s in series.items()}
         streams: dict[str, Stream] = {}
-        findings = [Finding("note", span.id, "*", 0, 0, text) for text in notes] if number == 0 else []
-        for channel in embodiment.channels():
-            if channel.kind not in ("vector", "set"):
+        findings = [note(span.id, "*", text) for text in notes] if number == 0 else []
+        for channel, ending in _wanted(embodiment):
+            name = channel.name + (APPLIED if ending else "")
+            if why := _why_silent(series, span, channel, ending):
+                findings += [unmapped(span.id, name, why)] if not ending else []
                 continue
-            endings = ("", APPLIED_ENDING) if channel in embodiment.act else ("",)
-            for ending in endings:
-                name = channel.name + (APPLIED if ending else "")
-                parts = [mine.get(s + ending) for s in sources_of(channel)]
-                found = [p for p in parts if p is not None]
-                if not any(len(p) for p in found):
-                    if not ending:
-                        findings.append(unmapped(span.id, name, "no reading of its tags in the episode"))
-                    continue
-                if channel.kind == "vector" and len(found) < len(parts):
-                    if not ending:
-                        findings.append(unmapped(span.id, name, "some of its tags have no reading in the log"))
-                    continue
-                streams[name] = _stream(channel, parts)
-                findings += _quality(span, name, found)
-                findings += _vanished(span, name, found)
-        if streams:
-            outcome = span.outcome if span.outcome in ("success", "failure") else ""
-            found_all = tuple(_on_clock(findings, streams))
-            yield on_episode_clock(
-                Episode(span.id, embodiment.name, streams, span.task or task, outcome, digest, found_all)
-            )
+            whole = [series.get(s + ending) for s in sources_of(channel)]
+            parts = [p if p is None else p.between(span.first_ns, span.last_ns) for p in whole]
+            found = [p for p in parts if p is not None]
+            streams[name] = _stream(channel, parts)
+            findings += _quality(span, name, found)
+            findings += _vanished(span, name, found)
+        moved = tuple(_on_clock(findings, streams))
+        outcome = known_outcome(span.outcome)
+        yield on_episode_clock(Episode(span.id, embodiment.name, streams, span.task or task, outcome, digest, moved))
+
+
+def _wanted(embodiment: Embodiment) -> list[tuple[Channel, str]]:
+    """Channels that tags can hold, and the ending of their tags: action channels twice, as commanded and applied."""
+    numeric = [c for c in embodiment.channels() if c.kind in ("vector", "set")]
+    return [(c, e) for c in numeric for e in (("", APPLIED_ENDING) if c in embodiment.act else ("",))]
+
+
+def _why_silent(series: Mapping[str, Series], span: Span, channel: Channel, ending: str) -> str:
+    """Why a channel has no stream in a span; "" when it has one."""
+    parts = [series.get(s + ending) for s in sources_of(channel)]
+    if not any(p is not None and p.count(span.first_ns, span.last_ns) for p in parts):
+        return "no reading of its tags in the episode"
+    if channel.kind == "vector" and None in parts:
+        return "some of its tags have no reading in the log"
+    return ""
 
 
 def _on_clock(findings: Sequence[Finding], streams: Mapping[str, Stream]) -> Iterator[Finding]:
@@ -163,17 +184,12 @@ def _stream(channel: Channel, parts: Sequence[Series | None]) -> Stream:
     times_ns = lead.times_ns
     values = np.full((len(times_ns), len(parts)), np.nan)
     present = np.zeros(values.shape, bool)
-    period_ns = float(np.median(np.diff(times_ns))) if len(times_ns) > 1 else 1e9
     for k, part in enumerate(parts):
         if part is None or not len(part):
             continue
-        if part is lead or np.array_equal(part.times_ns, times_ns):
-            values[:, k], present[:, k] = part.values, part.present & (part.grade == GOOD)
-            continue
-        index, distance = nearest_index(part.times_ns, times_ns)
-        values[:, k] = part.values[index]
-        present[:, k] = (distance <= period_ns / 2) & part.present[index] & (part.grade[index] == GOOD)
-        values[distance > period_ns / 2, k] = np.nan
+        index, near = nearest_within(part.times_ns, times_ns)
+        values[:, k] = np.where(near, part.values[index], np.nan)
+        present[:, k] = near & part.present[index] & (part.grade[index] == GOOD)
     declared = units_of(channel) * (channel.places if channel.kind == "set" else 1)
     units = tuple((p.unit if p is not None else "") or u for p, u in zip(parts, declared, strict=True))
     if channel.kind == "vector":

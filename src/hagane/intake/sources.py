@@ -34,7 +34,11 @@ def set_sources(channel: Channel) -> tuple[tuple[str, ...], ...]:
     patterns = channel.source or tuple(f"{channel.name}_{{i:02d}}_{k}" for k in range(channel.columns))
     where = f"channel {channel.name!r}"
     if len(patterns) != channel.columns:
-        raise ConfigError(f"source has {len(patterns)} entries for {channel.columns} columns", where=where)
+        raise ConfigError(
+            f"source has {len(patterns)} entries for {channel.columns} columns",
+            where=where,
+            next_step="give one source a column",
+        )
     try:
         rows = tuple(tuple(p.format(i=i) for p in patterns) for i in range(1, channel.places + 1))
     except (KeyError, IndexError, ValueError) as e:

@@ -98,9 +98,9 @@ class Table:
         try:
             return column.cast(pa.string())
         except pa.ArrowException:
-            raise LogError(
-                f"the column holds {column.type}, not text", where=f"{self.where}, column {name!r}"
-            ) from None
+            where = f"{self.where}, column {name!r}"
+            what = f"the column holds {column.type}, not text"
+            raise LogError(what, where=where, next_step="export it as text or numbers") from None
 
     def numbers(self, name: str, rows: NDArray[np.int64] | None = None, unit: str = "") -> Numbers:
         """A column as numbers, of all rows or of some.
@@ -117,6 +117,11 @@ class Table:
             return self.place(row if rows is None else int(rows[row]), name)
 
         return _numbers(column, unit, self.decimal_comma, place)
+
+    def word(self, name: str, row: int) -> str:
+        """One cell as text; "" when it is empty."""
+        value = self.columns[name][row].as_py()
+        return "" if value is None else str(value)
 
     def sure(self) -> NDArray[np.bool_]:
         """[N] False for a row that may be cut in the middle of a number."""
@@ -225,7 +230,7 @@ def _numbers(column: Any, unit: str, decimal_comma: bool, place: Callable[[int],
     elif pa.types.is_null(kind):
         return Numbers(np.full(len(column), np.nan), np.zeros(len(column), bool), unit)
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-        raise LogError(f"the column holds {kind}, not numbers", where=place(0))
+        raise LogError(f"the column holds {kind}, not numbers", where=place(0), next_step="export it as numbers")
     present = column.is_valid().to_numpy(zero_copy_only=False)
     values = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return Numbers(np.array(values, np.float64), np.array(present, bool), unit)

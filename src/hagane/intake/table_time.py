@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hagane.intake.options import Options
+from hagane.intake.streams import ns_a_unit, scaled_times
 from hagane.intake.table import Table, same_name
 from hagane.intake.zones import utc_from_local
 from hagane.terms import LogError
@@ -104,7 +105,11 @@ def _of_arrow(table: Table, column: Any, name: str, options: Options) -> tuple[N
     try:
         times_ns = column.cast(pa.timestamp("ns", zone)).cast(pa.int64()).to_numpy()
     except pa.ArrowInvalid:
-        raise LogError("times are beyond the year 2262", where=f"{table.where}, column {name!r}") from None
+        raise LogError(
+            "times are beyond the year 2262",
+            where=f"{table.where}, column {name!r}",
+            next_step="repair the time stamps",
+        ) from None
     return _to_utc(table, np.array(times_ns, np.int64), np.full(len(times_ns), zone is None), name, options)
 
 
@@ -151,20 +156,12 @@ def _numbers(table: Table, name: str) -> NDArray[np.int64]:
         row = int(np.argmax(~np.isfinite(values)))
         raise LogError("a time is not a number", where=table.place(row, name), next_step="repair or remove the row")
     scale = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9}
-    size = float(np.abs(values).max())
-    factor = scale.get(unit.lower())
-    if factor is None:
-        factor = 1 if size > 1e17 else 1_000 if size > 1e14 else 1_000_000 if size > 1e11 else 10**9
     dateish = any(w in name.lower() for w in ("date", "fecha", "datum", "timestamp", "日"))
     if not unit and dateish and values.min() > 20_000 and values.max() < 80_000:
         # serial days of a spreadsheet, counted from 1899-12-30; they resolve about a microsecond
         return np.asarray(np.round((values - 25_569) * 86_400e3).astype(np.int64) * 1_000_000)
-    if size * factor > 9e18:
-        raise LogError("times are beyond the year 2262", where=f"{table.where}, column {name!r}")
-    if pa.types.is_integer(column.type):
-        return np.asarray(column.to_numpy().astype(np.int64) * factor)
-    whole = np.floor(values)
-    return np.asarray(whole.astype(np.int64) * factor + np.round((values - whole) * factor).astype(np.int64))
+    stamps = column.to_numpy() if pa.types.is_integer(column.type) else values
+    return scaled_times(stamps, scale.get(unit.lower()) or ns_a_unit(values), f"{table.where}, column {name!r}")
 
 
 def _stamps(table: Table, text: Any, name: str, options: Options) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -197,10 +194,13 @@ def _stamps(table: Table, text: Any, name: str, options: Options) -> tuple[NDArr
     padded = pc.utf8_rpad(pc.struct_field(parts, "f").fill_null(""), 9, "0")
     fraction = np.array(padded.cast("int64").to_numpy(zero_copy_only=False), np.int64)
     offset_ns, zoned = _offsets(pc.struct_field(parts, "z").fill_null(""))
-    seconds = hour * 3600 + whole("m") * 60 + whole("s")
-    if (seconds >= 86_401).any():
-        row = int(np.argmax(seconds >= 86_401))
-        raise LogError("no such time of day", where=table.place(row, name))
+    minute, second = whole("m"), whole("s")
+    seconds = hour * 3600 + minute * 60 + second
+    # 24:00:00 is the end of a day, and 23:59:60 a leap second
+    bad = (minute > 59) | (second > 60) | (seconds > 86_400)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise LogError("no such time of day", where=table.place(row, name), next_step="repair or remove the row")
     return np.asarray(days * _DAY_NS + seconds * 10**9 + fraction - offset_ns), zoned
 
 
@@ -226,7 +226,11 @@ def _days(
     bad = ~possible | (days.astype("datetime64[M]") != months)
     if bad.any():
         row = int(np.argmax(bad))
-        raise LogError(f"no such day: {year[row]}-{month[row]}-{day[row]}", where=table.place(row, name))
+        raise LogError(
+            f"no such day: {year[row]}-{month[row]}-{day[row]}",
+            where=table.place(row, name),
+            next_step="repair or remove the row; or pass --read day-first=yes or no",
+        )
     return np.asarray(days.astype(np.int64))
 
 

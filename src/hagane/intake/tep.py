@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from hagane.intake.files import head_of, read_bytes
 from hagane.intake.options import Options
 from hagane.intake.sources import column_sources, nearest
-from hagane.intake.streams import unmapped
+from hagane.intake.streams import note, unmapped, with_cut
 from hagane.terms import Channel, ConfigError, Embodiment, Episode, Finding, LogError, Stream, digest_bytes
 
 COLUMNS = 52
@@ -58,6 +58,7 @@ DISTURBANCES = {
 """Disturbances IDV(1..20) in words, and the 21st of the data set."""
 
 _NUMBERS = re.compile(rb"[\d.eE+\-\s]+")
+_MOST_DIGITS = 64
 _FAULT_ROW = 160  # of a test file: 8 h of 3 min
 
 
@@ -81,10 +82,10 @@ def read(path: Path, embodiment: Embodiment, options: Options) -> Iterator[Episo
     raw = read_bytes(path)
     rows, cut = _matrix(raw, str(path), options.keep_whole)
     name = path.stem
-    findings = [Finding("truncated", name, "*", round((len(rows) - 1) * STEP_S * 1e9), 1, cut)] if cut else []
+    findings: list[Finding] = []
     if rows.shape[1] != COLUMNS:
         text = f"the file is transposed ({rows.shape[0]} rows of {rows.shape[1]} columns): read by columns"
-        findings.append(Finding("note", name, "*", 0, 0, text))
+        findings.append(note(name, "*", text))
         rows = rows.T
     findings += _disturbance(name)
     times_ns = np.round(np.arange(len(rows)) * STEP_S * 1e9).astype(np.int64)
@@ -94,7 +95,8 @@ def read(path: Path, embodiment: Embodiment, options: Options) -> Iterator[Episo
             streams[channel.name] = _stream(channel, rows, times_ns)
         elif channel.kind != "text":
             findings.append(unmapped(name, channel.name, "such a file holds numbers only"))
-    return iter((Episode(name, embodiment.name, streams, options.task, "", digest_bytes(raw), tuple(findings)),))
+    episode = Episode(name, embodiment.name, streams, options.task, "", digest_bytes(raw), tuple(findings))
+    return iter((with_cut(episode, cut),))
 
 
 def _matrix(raw: bytes, where: str, keep_whole: bool) -> tuple[NDArray[np.float64], str]:
@@ -130,6 +132,10 @@ def _matrix(raw: bytes, where: str, keep_whole: bool) -> tuple[NDArray[np.float6
             where=where,
             next_step="Tennessee Eastman files have XMEAS(1..41) and XMV(1..11); give others a header line, as CSV",
         )
+    longest = max(len(word) for words in lines for word in words)
+    if longest > _MOST_DIGITS:  # NumPy gives every word the room of the longest
+        what = f"a word of {longest} characters is no number"
+        raise LogError(what, where=where, next_step="copy the file again")
     try:
         return np.array(lines, dtype=np.bytes_).astype(np.float64), cut
     except ValueError as e:

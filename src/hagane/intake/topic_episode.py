@@ -20,7 +20,7 @@ from hagane.intake.ros_image import picture_paths, pictures_of
 from hagane.intake.ros_stamps import Times, stamp_paths, times_of
 from hagane.intake.ros_types import Types, types_of
 from hagane.intake.sources import column_sources, nearest, units_of
-from hagane.intake.streams import nearest_index
+from hagane.intake.streams import nearest_within
 from hagane.intake.topic_fields import Column, columns, unpacked
 from hagane.intake.topic_log import FieldPath, Topic, TopicLog, image_source, split_source
 from hagane.intake.topic_pieces import Remark, pieces_of
@@ -79,7 +79,8 @@ def episodes_of(log: TopicLog, embodiment: Embodiment, options: Options, name: s
         elif parts:
             streams[channel.name] = _stream(channel, parts, remarks)
         elif channel.kind != "text":
-            missing[channel.name] = "no message of it in the log"
+            sets = "sets come from our own recordings only"
+            missing[channel.name] = sets if channel.kind == "set" else "no message of it in the log"
     if not streams:
         raise LogError(
             f"none of the topics asked for is in the file: {', '.join(_asked(embodiment)[:5])}",
@@ -154,20 +155,11 @@ def _vector(channel: Channel, parts: list[_Part]) -> Stream:
     rows = first.fields[path].rows
     times_ns = first.times.times_ns[rows]
     values = np.full((len(times_ns), len(parts)), np.nan)
-    present = np.ones(values.shape, bool)
-    sorted_ns = np.sort(times_ns)
-    period_ns = float(np.median(np.diff(sorted_ns))) if len(times_ns) > 1 else 1e9
+    present = np.zeros(values.shape, bool)
     for k, (job, path) in enumerate(parts):
         column = job.fields[path]
-        numbers = _numbers(column.values, path, job.where)
-        if job is first and np.array_equal(column.rows, rows):
-            values[:, k] = numbers
-            continue
-        own_ns = job.times.times_ns[column.rows]
-        order = np.argsort(own_ns, kind="stable")
-        index, distance = nearest_index(own_ns[order], times_ns)
-        values[:, k] = numbers[order][index]
-        present[:, k] = distance <= period_ns / 2
+        index, near = nearest_within(job.times.times_ns[column.rows], times_ns)
+        values[:, k], present[:, k] = _numbers(column.values, path, job.where)[index], near
     values[~present] = np.nan
     valid = np.asarray(present.all(1))
     return Stream(times_ns, values, valid, units_of(channel), latency_ns=first.times.latency_ns)

@@ -177,7 +177,11 @@ def json_messages(topic: Topic, where: str) -> list[Any]:
     import msgspec
 
     if topic.encoding != "json":
-        raise LogError(f"messages are encoded as {topic.encoding!r}, not as JSON", where=where)
+        raise LogError(
+            f"messages are encoded as {topic.encoding!r}, not as JSON",
+            where=where,
+            next_step="record them with hagane's recorder",
+        )
     decoder = msgspec.json.Decoder()
     found = []
     for time_ns, payload in zip(topic.times_ns, topic.payloads, strict=True):
@@ -188,7 +192,9 @@ def json_messages(topic: Topic, where: str) -> list[Any]:
                 # other writers spell NaN and Infinity, which strict JSON lacks
                 found.append(json.loads(payload))
             except (ValueError, RecursionError) as e:
-                raise LogError(f"message at {time_ns} ns is no JSON: {e}", where=where) from None
+                raise LogError(
+                    f"message at {time_ns} ns is no JSON: {e}", where=where, next_step="copy it again from the machine"
+                ) from None
     return found
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hagane.intake.streams import on_episode_clock, unmapped
+from hagane.intake.streams import episode_ids, on_episode_clock, pieces, unmapped
 from hagane.terms import Episode, Finding, Stream
 from hagane.terms.episode import FindingKind
 
@@ -43,14 +42,14 @@ def pieces_of(whole: Episode, remarks: Sequence[Remark], missing: Mapping[str, s
     times_ns = np.unique(np.concatenate([s.times_ns for s in whole.streams.values()]))
     if not len(times_ns):
         return [whole.with_findings(*(unmapped(whole.id, name, why) for name, why in missing.items()))]
-    steps = np.diff(times_ns)
-    cuts = np.flatnonzero(steps > round(gap_s * 1e9)) + 1 if gap_s > 0 else np.zeros(0, np.int64)
-    borders = [int(times_ns[0]), *times_ns[cuts].tolist(), int(times_ns[-1]) + 1]
-    many = len(borders) > 2
-    return [
-        _piece(replace(whole, id=f"{whole.id}-{k:05d}" if many else whole.id), remarks, missing, a, b)
-        for k, (a, b) in enumerate(itertools.pairwise(borders))
-    ]
+    breaks = np.diff(times_ns) > round(gap_s * 1e9) if gap_s > 0 else np.zeros(len(times_ns) - 1, bool)
+    # what was odd about a sample that is no sample of a channel (a lost picture) may lie before or after all of them
+    first_ns, last_ns = int(times_ns[0]), int(times_ns[-1])
+    told = [replace(r, time_ns=min(max(r.time_ns, first_ns), last_ns)) for r in remarks]
+    starts_ns = [int(times_ns[a]) for a, _ in pieces(breaks)]
+    spans = zip(starts_ns, [*starts_ns[1:], last_ns + 1], strict=True)
+    ids = episode_ids(whole.id, len(starts_ns))
+    return [_piece(replace(whole, id=name), told, missing, a, b) for name, (a, b) in zip(ids, spans, strict=True)]
 
 
 def _piece(

@@ -8,7 +8,7 @@ log is refused too: one hour of error is worse than a file to export again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -19,6 +19,33 @@ from hagane.terms import LogError
 _DAY_S = 86_400
 _FIRST_S, _LAST_S = -9_223_372_000, 9_223_372_000  # what int64 nanoseconds hold: 1677 to 2262
 Changes = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+def zone_of(name: str) -> tzinfo:
+    """The zone of an IANA name; "" means UTC.
+
+    Raises:
+        LogError: no zone of that name.
+    """
+    try:
+        return ZoneInfo(name) if name else UTC
+    except (KeyError, ValueError, OSError):
+        what = f"unknown time zone {name!r}"
+        raise LogError(what, next_step='give an IANA name: --read timezone="Asia/Tokyo"') from None
+
+
+def wall_clock_ns(start: datetime, zone: str) -> int:
+    """Nanoseconds since 1970 of a recording's start, where it has no zone of its own: in `zone`, "" meaning UTC.
+
+    Of an hour that a zone has twice the first is meant: only the episode's offset from 1970 hangs on it.
+
+    Raises:
+        ValueError: a year that leaves no room for the recording's own stamps.
+    """
+    if not 1900 <= start.year <= 2200:
+        raise ValueError(f"the year {start.year}")
+    own = start if start.tzinfo is not None else start.replace(tzinfo=zone_of(zone))
+    return (own - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000
 
 
 def utc_from_local(
@@ -83,13 +110,7 @@ def changes_of(zone: str, first_s: int, last_s: int) -> Changes:
     Raises:
         LogError: no zone of that name.
     """
-    try:
-        info = ZoneInfo(zone)
-    except (KeyError, ValueError, OSError):
-        raise LogError(
-            f"unknown time zone {zone!r}", next_step='give an IANA name: --read timezone="Asia/Tokyo"'
-        ) from None
-    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    info, epoch = zone_of(zone), datetime(1970, 1, 1, tzinfo=UTC)
 
     def offset(seconds: int) -> int:
         shift = info.utcoffset((epoch + timedelta(seconds=seconds)).astimezone(info))
