@@ -75,7 +75,7 @@ def write_dataset_page(
     embodiment: Embodiment,
     record: DatasetRecord | None = None,
     signed: SignedContract | None = None,
-    copies: Sequence[tuple[str, str, str]] = (),
+    copies: Sequence[tuple[str, str, str]] | None = None,
 ) -> None:
     """Write the page of a data set, or of a log that is not yet one (then without record and contract).
 
@@ -86,7 +86,7 @@ def write_dataset_page(
         embodiment: the machine.
         record: the data set's record.
         signed: its contract.
-        copies: near-duplicates, where somebody looked for them: (episode, other episode, how alike, in words).
+        copies: near-duplicates as (episode, other episode, how alike, in words); None where nobody looked for them.
 
     Raises:
         StoreError: the page cannot be written.
@@ -102,7 +102,7 @@ def _context(
     embodiment: Embodiment,
     record: DatasetRecord | None,
     signed: SignedContract | None,
-    copies: Sequence[tuple[str, str, str]],
+    copies: Sequence[tuple[str, str, str]] | None,
 ) -> Mapping[str, Any]:
     shown, sheets = look.shown(), _affordable(look.sheets())
     severities = Counter(s.severity for s in found.symptoms)
@@ -125,8 +125,8 @@ def _context(
         if len(lengths)
         else (),
         "outcomes": found.outcomes,
-        "copies": copies[:_SHOWN_COPIES],
-        "copies_left": len(copies) - _SHOWN_COPIES,
+        "copies": None if copies is None else copies[:_SHOWN_COPIES],
+        "copies_left": len(copies or ()) - _SHOWN_COPIES,
         "shown": shown,
         "charts": [[c for curve in s.curves for c in _charts(curve, embodiment)] for s in shown],
         "channels": _channels(found, look, embodiment),
