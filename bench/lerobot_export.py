@@ -7,28 +7,16 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from datetime import date
 from pathlib import Path
 
-from lerobot_peer import ARM, chunks_in_peer, compare_in_peer, define_missing_operators, made
+from lerobot_peer import chunks_in_peer, compare_in_peer, define_missing_operators, stored
 
-from hagane.catalog import Catalog
 from hagane.catalog.export import export_set, verify_export
-from hagane.seal import Site, TrustStore, generate_key, load_contract, public_of, sign_contract
-from hagane.terms import Contract, dump_toml
 
 
 def exported(folder: Path) -> Path:
     """A set that went through a catalog and out again."""
-    key = generate_key(folder / "key.pem")
-    trust = TrustStore(folder / "trust")
-    trust.add(ARM.owner, public_of(key))
-    terms = Contract(ARM.owner, ("arm-demo",), ("JP",), ("plant-7",), ("export",), date(2099, 12, 31))
-    path = folder / "contract.toml"
-    path.write_text(dump_toml(terms), "utf-8")
-    sign_contract(path, key)
-    catalog = Catalog.open(folder / "catalog", Site("plant-7", "JP", "consortium"), trust)
-    catalog.add("arm-demo", ARM, load_contract(path, trust), made())
+    catalog = stored(folder, "export")
     done = export_set(catalog, "arm-demo", "lerobot", folder / "out" / "arm-demo")
     assert verify_export(done.folder) == done.files
     return done.folder

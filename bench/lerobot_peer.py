@@ -189,16 +189,22 @@ def compare_here(root: Path, picture_tolerance: float) -> None:
 
 def canonical(folder: Path) -> Path:
     """The canonical set that a catalog keeps, contract and all."""
+    stored(folder, "view")
+    return folder / "catalog" / "sets" / "arm-demo"
+
+
+def stored(folder: Path, purpose: str) -> Catalog:
+    """A catalog that holds the set "arm-demo" under a contract for one purpose."""
     key = generate_key(folder / "key.pem")
     trust = TrustStore(folder / "trust")
     trust.add(ARM.owner, public_of(key))
-    terms = Contract(ARM.owner, ("arm-demo",), ("JP",), ("plant-7",), ("view",), date(2099, 12, 31))
+    terms = Contract(ARM.owner, ("arm-demo",), ("JP",), ("plant-7",), (purpose,), date(2099, 12, 31))
     path = folder / "contract.toml"
     path.write_text(dump_toml(terms), "utf-8")
     sign_contract(path, key)
     catalog = Catalog.open(folder / "catalog", Site("plant-7", "JP", "consortium"), trust)
     catalog.add("arm-demo", ARM, load_contract(path, trust), made())
-    return folder / "catalog" / "sets" / "arm-demo"
+    return catalog
 
 
 def define_missing_operators() -> None:
