@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from hagane.catalog import Workers
 from hagane.cli import main
+from hagane.cli.intake import Intake, workers_for
 from hagane.intake import Options, read_logs
 from hagane.intake.can_write import encode_can
 from hagane.intake.detect import find_logs, format_of, formats
@@ -229,3 +231,15 @@ def test_a_zone_that_is_none_is_one_message_in_the_library_too(tmp_path: Path) -
     (tmp_path / "log.csv").write_text("time,COATING_TOP\n2026-01-05 00:00:00,1\n")
     with pytest.raises(LogError, match="unknown time zone 'Mars/Olympus'"):
         zone_of("Mars/Olympus")
+
+
+def test_large_logs_take_a_process_a_core(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    with (tmp_path / "logs" / "a.csv").open("wb") as f:
+        f.truncate(63_000_000)
+    asked = Intake(tmp_path / "logs", tmp_path / "machine.toml")
+    assert workers_for(asked) == Workers(1)
+    with (tmp_path / "logs" / "b.csv").open("wb") as f:
+        f.truncate(2_000_000)
+    assert workers_for(asked) == Workers(0) and workers_for(replace(asked, jobs=3)) == Workers(3)
+    assert workers_for(replace(asked, path=tmp_path / "logs" / "b.csv", engine="ray")) == Workers(0, "ray")

@@ -8,12 +8,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from hagane.intake.options import Options, parse_options
 from hagane.terms import APPLIED, ConfigError, Embodiment, Finding, load_toml
+
+if TYPE_CHECKING:
+    from hagane.catalog import Workers
+
+_SMALL_BYTES = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,9 @@ class Intake:
     longer silence divides), messages=FOLDER (ROS .msg definitions), split=train (LeRobot, RLDS, robomimic)."""
     keep_whole: bool = False
     """Take what is whole of a truncated log; without it such a log is refused."""
-    jobs: int = 1
-    """Processes that read and convert side by side, the result being the same bytes; 0 takes one a core."""
+    jobs: int = 0
+    """Processes that read and convert side by side, the result being the same bytes; 0 takes one a core, or this one
+    alone for logs of less than 64 MB."""
     engine: Literal["pool", "ray"] = "pool"
     """Where they run: on this machine, or on a Ray cluster (the extra "ray")."""
     dry_run: bool = False
@@ -80,7 +86,6 @@ def _look(o: Intake, embodiment: Embodiment) -> int:
 
 
 def _store(o: Intake, embodiment: Embodiment) -> int:
-    from hagane.catalog import Workers
     from hagane.cli.site import open_catalog
     from hagane.seal import load_contract
 
@@ -88,7 +93,7 @@ def _store(o: Intake, embodiment: Embodiment) -> int:
     catalog = open_catalog(o.home)
     signed = load_contract(o.contract, catalog.trust)
     report = _Report()
-    name, workers = o.name or embodiment.name, Workers(o.jobs, o.engine)
+    name, workers = o.name or embodiment.name, workers_for(o)
     if name in catalog.unfinished():
         print(f"  going on with {name!r}, which was interrupted")
     with _Progress() as progress:
@@ -98,6 +103,15 @@ def _store(o: Intake, embodiment: Embodiment) -> int:
     report.print_sums(embodiment, f"{o.path}, as data set {record.name!r} of {record.owner} in {catalog.root}")
     print(f"  digest {record.digest[:16]}, contract {record.contract_digest[:16]}")
     return 0
+
+
+def workers_for(o: Intake) -> Workers:
+    """Who reads and converts: processes cost a second or two to start, which small logs are not worth."""
+    from hagane.catalog import Workers
+
+    files = o.path.rglob("*") if o.path.is_dir() else [o.path]
+    small = o.engine == "pool" and sum(f.stat().st_size for f in files if f.is_file()) < _SMALL_BYTES
+    return Workers(o.jobs or (1 if small else 0), o.engine)
 
 
 def _options(o: Intake) -> Options:
