@@ -25,7 +25,7 @@ from hagane.catalog.flat import check_digest, check_size, damaged_cache, map_byt
 from hagane.catalog.pictures import Pictures
 from hagane.catalog.rows import RowLayout
 from hagane.catalog.video import VideoPictures
-from hagane.terms import CorruptError, Embodiment, Reading, canonical_json, digest_bytes
+from hagane.terms import Embodiment, Reading, canonical_json, digest_bytes
 
 VERSION = 2
 _BLOCK = 1 << 15
@@ -134,11 +134,8 @@ class Columns:
         bad = new[self.records["crc32"][new] != np.array(found, np.uint32)]
         if len(bad):
             e = int(np.searchsorted(self.start_E, bad[0], side="right")) - 1
-            raise CorruptError(
-                f"step {bad[0] - self.start_E[e]} of episode {self.episode_ids[e]!r} differs from its crc32",
-                where=str(self.folder / "rows.bin"),
-                next_step=f"remove {self.folder}: it is built again from the canonical set",
-            )
+            what = f"step {bad[0] - self.start_E[e]} of episode {self.episode_ids[e]!r} differs from its crc32"
+            raise damaged_cache(self.folder / "rows.bin", what)
         self._checked[new] = True
 
     def verify(self) -> None:

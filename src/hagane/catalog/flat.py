@@ -78,10 +78,10 @@ def check_digest(path: Path, told: Mapping[str, Any]) -> None:
         raise damaged_cache(path)
 
 
-def damaged_cache(path: Path) -> CorruptError:
-    """The error of a cache file that differs from its facts."""
+def damaged_cache(path: Path, what: str = "a file of the training cache differs from its digest") -> CorruptError:
+    """The error of a cache file that differs from its facts, or of the part of it that does."""
     return CorruptError(
-        "a file of the training cache differs from its digest",
+        what,
         where=str(path),
         next_step=f"remove {path.parent}: it is built again from the canonical set",
     )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.catalog.flat import FlatFile, map_bytes, map_view
+from hagane.catalog.flat import FlatFile, damaged_cache, map_bytes, map_view
 from hagane.intake.picture import JPEG, decode_picture, encode_jpeg, is_encoded, picture_size
 from hagane.terms import Channel, CorruptError, LogError
 
@@ -155,11 +155,7 @@ class Pictures:
         return self.folder / f"{self.stem}.{number:03d}.bin"
 
     def _damaged(self, number: int, shard: int, what: str) -> CorruptError:
-        return CorruptError(
-            f"picture {number} of {self._owner(number)} {what}",
-            where=str(self._shard(shard)),
-            next_step=f"remove {self.folder}: it is built again from the canonical set",
-        )
+        return damaged_cache(self._shard(shard), f"picture {number} of {self._owner(number)} {what}")
 
 
 class Buffers:

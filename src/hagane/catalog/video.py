@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.catalog.flat import FlatFile, map_bytes, map_view
+from hagane.catalog.flat import FlatFile, damaged_cache, map_bytes, map_view
 from hagane.catalog.pictures import Buffers
 from hagane.intake.picture import decode_picture
 from hagane.terms import CorruptError, StoreError
@@ -166,8 +166,4 @@ class VideoPictures:
         return data
 
     def _damaged(self, episode: int, what: str) -> CorruptError:
-        return CorruptError(
-            f"the video of {self._owner(int(self._index['first'][episode]))} {what}",
-            where=str(self._path),
-            next_step=f"remove {self.folder}: it is built again from the canonical set",
-        )
+        return damaged_cache(self._path, f"the video of {self._owner(int(self._index['first'][episode]))} {what}")
