@@ -61,11 +61,12 @@ def main(argv: list[str]) -> int:
     plan = make_plan(o)
     from hagane.cli.plan_tables import print_run
 
-    print_run(plan)
     if o.html is not None:
         from hagane.console.plan_page import write_run_page
 
         write_run_page(o.html, plan)
+    print_run(plan)
+    if o.html is not None:
         print(f"\n{o.html}  (one file; open it in a browser)")
     return 0
 

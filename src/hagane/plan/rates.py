@@ -82,6 +82,8 @@ class Links:
     """Share of NVLink's bandwidth."""
     network: float = stated(0.92, "of nominal", "DeepEP: 43-47 of 50 GB/s at EP 16 to 64")
     """Share of the network's bandwidth."""
+    hop_us: float = stated(5.0, "us", "one hop of a ring between nodes, in NCCL; many ranks make many hops")
+    """Latency of one hop of a collective between nodes."""
     hide_experts: float = stated(0.0, "hidden", "our dispatch is not overlapped; DualPipe hides all, HybridEP none")
     """Share of the experts' all-to-all that runs behind computation."""
     hide_tensor: float = stated(0.8, "hidden", "collectives split into chunks beside their products, as Megatron does")
@@ -160,16 +162,17 @@ class Assumptions:
     """Accelerators that replace or add to those of gpus.toml."""
 
     def __post_init__(self) -> None:
-        shares = {**vars(self.kernels), **vars(self.links), "reserve": self.training.reserve, "used": self.prices.used}
+        links = {k: v for k, v in vars(self.links).items() if k not in ("imbalance", "hop_us")}
+        shares = {**vars(self.kernels), **links, "reserve": self.training.reserve, "used": self.prices.used}
         for name, value in shares.items():
-            if (name != "imbalance" and not 0 <= value <= 1) or (name in NEVER_ZERO and value == 0):
+            if not 0 <= value <= 1 or (name in NEVER_ZERO and value == 0):
                 raise ConfigError(f"`{name}` is a share between 0 and 1, not {value}")
         counts = {**vars(self.training), **vars(self.faults), **vars(self.prices)}
         for name, value in counts.items():
             if value < 0 or (name in NEVER_ZERO and value == 0):
                 raise ConfigError(f"`{name}` must be positive, not {value}")
-        if self.links.imbalance < 1 or self.prices.pue < 1 or not self.faults.other_loss < 1:
-            raise ConfigError("imbalance and pue are at least 1, other_loss is below 1")
+        if self.links.imbalance < 1 or self.links.hop_us < 0 or self.prices.pue < 1 or not self.faults.other_loss < 1:
+            raise ConfigError("imbalance and pue are at least 1, hop_us is not negative, other_loss is below 1")
 
 
 NEVER_ZERO = frozenset(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 from hagane.engine.layout import Layout
@@ -129,6 +129,41 @@ def days_of(request: RunRequest, choice: Choice, goodput: Goodput) -> float:
             next_step="a shorter restart_s or a longer mtbf_gpu_hours in the file for --assume, or fewer GPUs",
         )
     return request.tokens / (choice.step.tokens_s_gpu * request.gpus * goodput.share) / 86_400
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The same run on another number of GPUs."""
+
+    gpus: int
+    """GPUs."""
+    layout: Layout
+    """Its fastest layout."""
+    days: float
+    """Days."""
+    mfu: float
+    """MFU."""
+    goodput: float
+    """Goodput."""
+    yen: float
+    """Cost."""
+
+
+def sweep(plan: RunPlan) -> tuple[Sweep, ...]:
+    """The run on a quarter, half, twice and four times the GPUs, where it fits."""
+    found = []
+    for factor in (0.25, 0.5, 1, 2, 4):
+        gpus = round(plan.request.gpus * factor)
+        request = replace(plan.request, gpus=gpus, layout=None)
+        try:
+            other = plan if factor == 1 else plan_run(request, plan.account, plan.assumed)
+        except ConfigError:
+            continue
+        step = other.best.step
+        mfu = step.mfu(request.gpu, request.precision)
+        layout = other.best.setup.layout
+        found.append(Sweep(gpus, layout, other.days, mfu, other.goodput.share, other.cost.total_yen))
+    return tuple(found)
 
 
 def require_budget(plan: RunPlan, budget_yen: float) -> None:

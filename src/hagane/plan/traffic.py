@@ -70,7 +70,7 @@ class Wire:
         near = size_bytes * (ranks - 1) / ranks / self._near
         # a node's incoming bytes are shared by the links of those of its GPUs that are in the group
         far = size_bytes * (1 - inside / ranks) / inside / self._far
-        return max(near, far)
+        return max(near, far) + (ranks / inside - 1) * 1e-6 * self.links.hop_us
 
     def dispatch_s(self, shape: Shape, layout: Layout, tokens: float, *, bytes_number: float) -> float:
         """One all-to-all of a layer's tokens to their experts, or back.
