@@ -131,7 +131,8 @@ def estimate_step(shape: Shape, setup: Setup, gpu: Gpu, assumed: Assumptions) ->
     """
     layout, batch = setup.layout, assumed.training
     microbatches = max(1, round(batch.batch_tokens / (layout.dp_replicate * layout.dp_shard * batch.microbatch_tokens)))
-    dense, moe = (layer_pass(shape, setup, gpu, assumed, dense=d) for d in (True, False))
+    dense = layer_pass(shape, setup, gpu, assumed, dense=True) if shape.dense_layers else Pass()
+    moe = layer_pass(shape, setup, gpu, assumed, dense=False) if shape.moe_layers else Pass()
     head = head_pass(shape, setup, gpu, assumed)
     extra = moe.times(shape.mtp_layers)
     everything = dense.times(shape.dense_layers).plus(moe.times(shape.moe_layers)).plus(head).plus(extra)

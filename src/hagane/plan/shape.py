@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from hagane.model import ModelConfig
 from hagane.model.slots import sample_layouts
@@ -64,24 +65,24 @@ class Shape:
     other_flops: float = 0.0
     """Forward FLOPs of those for one token of the trunk."""
 
-    @property
+    @cached_property
     def moe_layers(self) -> int:
         """Layers with routed experts."""
         return self.layers - self.dense_layers
 
-    @property
+    @cached_property
     def qkv_width(self) -> int:
         """Numbers of queries, keys and values of one token in one layer."""
         return self.heads * self.qk_dim + self.kv_heads * (self.qk_dim + self.v_dim)
 
-    @property
+    @cached_property
     def up_params(self) -> int:
         """MLA: parameters of a layer's up-projections, which some runs compute again in the backward."""
         return self.q_rank * self.heads * self.qk_dim + self.kv_rank * self.heads * (
             self.qk_dim - self.rope_dim + self.v_dim
         )
 
-    @property
+    @cached_property
     def attention_params(self) -> int:
         """Parameters of a layer's attention."""
         out = self.heads * self.v_dim * self.d_model
@@ -89,22 +90,22 @@ class Shape:
             return self.d_model * self.qkv_width + out
         return self.d_model * (self.q_rank + self.kv_rank + self.rope_dim) + self.up_params + out
 
-    @property
+    @cached_property
     def expert_params(self) -> int:
         """Parameters of one expert."""
         return 3 * self.d_model * self.expert_ffn
 
-    @property
+    @cached_property
     def dense_ffn_params(self) -> int:
         """Parameters of a dense layer's feed-forward."""
         return 3 * self.d_model * self.dense_ffn
 
-    @property
+    @cached_property
     def local_params(self) -> int:
         """Parameters of a mixture-of-experts layer that are not routed experts: attention, shared experts, router."""
         return self.attention_params + self.shared * self.expert_params + self.experts * self.d_model
 
-    @property
+    @cached_property
     def total(self) -> int:
         """All parameters, embedding included."""
         layer = self.local_params + self.experts * self.expert_params
@@ -112,12 +113,12 @@ class Shape:
         mtp = self.mtp_layers * (layer + 2 * self.d_model**2)
         return self.moe_layers * layer + dense + mtp + 2 * self.vocabulary * self.d_model + self.other_params
 
-    @property
+    @cached_property
     def keys(self) -> float:
         """Keys that a query looks at on average."""
         return self.span or self.sequence / 2
 
-    @property
+    @cached_property
     def core_flops(self) -> float:
         """Forward FLOPs of one token in one layer's attention core: scores and weighted values."""
         return 2 * self.keys * self.heads * (self.qk_dim + self.v_dim)
@@ -128,12 +129,12 @@ class Shape:
         router = 0 if dense else self.experts * self.d_model
         return 2.0 * (self.attention_params + ffn + router) + self.core_flops
 
-    @property
+    @cached_property
     def head_flops(self) -> float:
         """Forward FLOPs of one token in the output projection."""
         return 2.0 * self.vocabulary * self.d_model
 
-    @property
+    @cached_property
     def train_flops(self) -> float:
         """Model FLOPs of one token, forward and backward (three times the forward), without recomputation.
 
