@@ -30,10 +30,16 @@ FOUR: list[Case] = [
     (Layout(dp_shard=2, cp=2), Compute()),
     (Layout(dp_shard=2, tp=2, ep=4), Compute()),
     (Layout(dp_replicate=2, cp=2, ep=2), Compute()),
+    (Layout(pp=4), Compute()),
+    (Layout(pp=2, dp_shard=2), Compute(microbatches=6, recompute=True)),
+    (Layout(pp=2, dp_replicate=2), Compute(schedule="interleaved")),
+    (Layout(pp=2, dp_shard=2, ep=2), Compute(schedule="interleaved")),
 ]
 EIGHT: list[Case] = [
     (Layout(dp_shard=4, tp=2, ep=4), Compute()),
     (Layout(dp_replicate=2, dp_shard=2, cp=2, ep=2), Compute(recompute=True, microbatches=2)),
+    (Layout(pp=2, dp_shard=4, ep=2), Compute()),
+    (Layout(pp=2, dp_shard=2, tp=2, ep=4), Compute(recompute=True, schedule="interleaved")),
 ]
 
 
