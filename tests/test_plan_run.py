@@ -129,7 +129,7 @@ def test_memory_by_kind() -> None:
     layout = Layout(pp=8, dp_shard=128, ep=64)
     plain = rank_memory(p.shape, Setup(layout), Training())
     again = rank_memory(p.shape, Setup(layout, recompute="layers"), Training())
-    kept = rank_memory(p.shape, Setup(layout, reshard=False), Training())
+    kept = rank_memory(p.shape, Setup(layout, gather="microbatch"), Training())
     assert again.activations < plain.activations / 3
     assert kept.gathered > plain.gathered
     assert kept.gradients > plain.gradients

@@ -33,7 +33,17 @@ def headline(plan: RunPlan) -> list[str]:
     ]
 
 
-LAYOUT_HEAD = ("layout", "stages a rank", "again", "weights", "GiB a GPU", "s a step", "tokens/s GPU", "MFU", "days")
+LAYOUT_HEAD = (
+    "layout",
+    "stages a rank",
+    "again",
+    "weights gathered",
+    "GiB a GPU",
+    "s a step",
+    "tokens/s GPU",
+    "MFU",
+    "days",
+)
 
 
 def layout_rows(plan: RunPlan) -> list[tuple[str, ...]]:
@@ -47,7 +57,7 @@ def layout_rows(plan: RunPlan) -> list[tuple[str, ...]]:
                 str(c.setup.layout),
                 str(c.setup.virtual),
                 c.setup.recompute,
-                "gathered a layer" if c.setup.reshard else "gathered a step",
+                f"once a {c.setup.gather}",
                 f"{c.memory.total / 2**30:.0f}",
                 f"{c.step.seconds:.2f}",
                 f"{c.step.tokens_s_gpu:,.0f}",

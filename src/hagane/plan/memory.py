@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 
 from hagane.plan.rates import Training
-from hagane.plan.roofline import Setup
+from hagane.plan.roofline import FP32, Setup, dealt_layers, microbatches_of
 from hagane.plan.shape import Shape
 from hagane.plan.traffic import BF16
 
-FP32 = 4
 PREFETCHED = 2
 """Layers whose gathered weights are alive at once: the one that computes, and the next."""
 
@@ -71,13 +69,10 @@ def rank_memory(shape: Shape, setup: Setup, training: Training, *, imbalance: fl
     whole += (layers - dense) * (shape.local_params + shape.experts * shape.expert_params)
     own = whole / layout.fsdp
     working = PREFETCHED * max(local, local_dense)
-    if setup.sharding == "optimiser":
-        weights, gathered, gradients = FP32 * own, BF16 * used, FP32 * used
-    elif setup.reshard:
+    weights, gathered, gradients = FP32 * own, BF16 * used, FP32 * used
+    if setup.sharding == "weights" and setup.gather == "pass":
         # the unsharded gradients of one layer live until they are scattered
-        weights, gathered, gradients = FP32 * own, BF16 * working, FP32 * own + FP32 * max(local, local_dense)
-    else:
-        weights, gathered, gradients = FP32 * own, BF16 * used, FP32 * used
+        gathered, gradients = BF16 * working, FP32 * own + FP32 * max(local, local_dense)
     return Memory(
         weights=weights,
         gathered=gathered,
@@ -124,11 +119,9 @@ def in_flight(setup: Setup, microbatches: int, stage: int) -> float:
 
 
 def _layers(shape: Shape, setup: Setup, stage: int) -> float:
-    chunks = setup.layout.pp * setup.virtual
-    size = ceil(shape.layers / chunks)
-    left = max(shape.layers - size * (chunks - 1), 0)
-    last = stage == setup.layout.pp - 1
-    return size * setup.virtual - (size - left if last else 0) + (shape.mtp_layers if last else 0)
+    pp = setup.layout.pp
+    last = shape.mtp_layers if stage == pp - 1 else 0
+    return sum(dealt_layers(shape.layers, setup)[stage::pp]) + last
 
 
 def _local_layer(shape: Shape, setup: Setup, *, dense: bool) -> float:
@@ -143,8 +136,7 @@ def _local_layer(shape: Shape, setup: Setup, *, dense: bool) -> float:
 def _activations(shape: Shape, setup: Setup, training: Training, layers: float, stage: int, imbalance: float) -> float:
     layout = setup.layout
     tokens = training.microbatch_tokens / (layout.cp * layout.tp)
-    microbatches = max(1, training.batch_tokens // (layout.data_ranks * training.microbatch_tokens))
-    held = in_flight(setup, microbatches, stage)
+    held = in_flight(setup, microbatches_of(setup, training), stage)
     if not shape.moe_layers:
         kept = layer_activation_bytes(shape, setup, imbalance, dense=True)
     else:

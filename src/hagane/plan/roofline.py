@@ -13,13 +13,17 @@ from math import ceil
 from typing import Literal
 
 from hagane.engine.layout import Layout
-from hagane.plan.rates import Assumptions, Gpu, Precision
+from hagane.engine.stages import stage_layers
+from hagane.plan.rates import Assumptions, Gpu, Precision, Training
 from hagane.plan.shape import Shape
 from hagane.plan.traffic import BF16, Wire, element_bytes, product_bytes
 
 Recompute = Literal["none", "up", "layers"]
 Sharding = Literal["weights", "optimiser"]
 Schedule = Literal["1f1b", "dualpipe"]
+Gather = Literal["pass", "microbatch", "step"]
+Dealing = Literal["even", "full"]
+FP32 = 4
 STATE_PASSES = 2
 """The optimiser reads and writes what it keeps."""
 
@@ -38,8 +42,12 @@ class Setup:
     """Computed again in the backward: nothing, MLA's up-projections, or whole layers."""
     sharding: Sharding = "weights"
     """What data-parallel ranks share: weights, gradients and optimiser (FSDP), or the optimiser alone (ZeRO-1)."""
-    reshard: bool = True
-    """FSDP: gather weights for every pass and let them go; else once a step, kept in bf16."""
+    gather: Gather = "pass"
+    """FSDP: weights are gathered for every pass and let go, gradients scattered after every backward ("pass": without a
+    pipeline); gathered once a microbatch, and a stage's whole weights and gradient sums are kept ("microbatch": torch's
+    pipeline stages over FSDP2); or gathered and scattered once a step ("step": not in our engine)."""
+    dealing: Dealing = "even"
+    """Layers of a pipeline's parts: as even as it goes (ours), or full parts first and the rest to the last one."""
     schedule: Schedule = "1f1b"
     """1F1B (interleaved where virtual > 1), or DualPipe (arXiv 2412.19437)."""
     dispatch_bytes: float = BF16
@@ -130,7 +138,7 @@ def estimate_step(shape: Shape, setup: Setup, gpu: Gpu, assumed: Assumptions) ->
         assumed: rates, links and the batch.
     """
     layout, batch = setup.layout, assumed.training
-    microbatches = max(1, round(batch.batch_tokens / (layout.dp_replicate * layout.dp_shard * batch.microbatch_tokens)))
+    microbatches = microbatches_of(setup, batch)
     dense = layer_pass(shape, setup, gpu, assumed, dense=True) if shape.dense_layers else Pass()
     moe = layer_pass(shape, setup, gpu, assumed, dense=False) if shape.moe_layers else Pass()
     head = head_pass(shape, setup, gpu, assumed)
@@ -142,7 +150,7 @@ def estimate_step(shape: Shape, setup: Setup, gpu: Gpu, assumed: Assumptions) ->
         slowest = max(slowest, _slowest_stage(shape, setup, dense.total, moe.total, head.plus(extra).total))
     step = slowest * (microbatches + _bubble(setup))
     once = _once(shape, setup, gpu, assumed, step)
-    tokens = microbatches * layout.dp_replicate * layout.dp_shard * batch.microbatch_tokens
+    tokens = microbatches * layout.data_ranks * batch.microbatch_tokens
     work = average.times(microbatches)
     return StepTime(work, step - work.total, once, tokens, layout.ranks, shape.train_flops, microbatches)
 
@@ -173,10 +181,11 @@ def layer_pass(shape: Shape, setup: Setup, gpu: Gpu, assumed: Assumptions, *, de
     experts = 0.0 if dense else passes * _exchange(wire, shape, layout, tokens, setup.dispatch_bytes) * links.imbalance
     tensor = passes * _tensor_s(wire, shape, layout, tokens)
     shards = 0.0
-    if setup.sharding == "weights" and setup.reshard:
-        # forward and backward gather bf16 weights; the backward scatters fp32 gradients
-        shards = 2 * _shard_s(wire, shape, layout, dense=dense, number=BF16)
-        shards += _shard_s(wire, shape, layout, dense=dense, number=4)
+    if setup.sharding == "weights" and setup.gather != "step":
+        # bf16 weights; fp32 gradients
+        shards = (2 if setup.gather == "pass" else 1) * _shard_s(wire, shape, layout, dense=dense, number=BF16)
+        if setup.gather == "pass":
+            shards += _shard_s(wire, shape, layout, dense=dense, number=FP32)
     return Pass(
         compute.products,
         compute.attention,
@@ -231,24 +240,31 @@ def _shard_s(wire: Wire, shape: Shape, layout: Layout, *, dense: bool, number: f
     return seconds
 
 
+def dealt_layers(layers: int, setup: Setup) -> list[int]:
+    """Layers of each part of the pipeline, in the trunk's order; rank r holds the parts r, r + pp, ..."""
+    parts = setup.layout.pp * setup.virtual
+    if setup.dealing == "even":
+        return [len(r) for r in stage_layers(layers, parts)]
+    size = ceil(layers / parts)
+    return [max(min(size, layers - size * i), 0) for i in range(parts)]
+
+
 def _slowest_stage(shape: Shape, setup: Setup, dense: float, moe: float, last: float) -> float:
-    """Seconds of the slowest stage: chunks of equal layers are dealt round; the last chunk has what is left."""
-    pp, chunks = setup.layout.pp, setup.layout.pp * setup.virtual
-    size = ceil(shape.layers / chunks)
-    left = max(shape.layers - size * (chunks - 1), 0)
-    full = size * setup.virtual
+    """Seconds of the slowest rank for one microbatch; the trunk's first layers are the dense ones."""
+    pp, cost, at = setup.layout.pp, [0.0] * setup.layout.pp, 0
+    for part, layers in enumerate(dealt_layers(shape.layers, setup)):
+        few = min(max(shape.dense_layers - at, 0), layers)
+        cost[part % pp] += few * dense + (layers - few) * moe
+        at += layers
+    cost[-1] += last
+    return max(cost)
 
-    def cost(layers: float, dense_layers: float) -> float:
-        return dense_layers * dense + (layers - dense_layers) * moe
 
-    share = shape.dense_layers / shape.layers
-    first = min(shape.dense_layers, size)
-    stages = [cost(full - size + left, share * (full - size + left) if share == 1 else 0.0) + last]
-    if pp > 1:
-        stages.append(cost(full, first if share < 1 else full))
-    if pp > 2:
-        stages.append(cost(full, 0.0 if share < 1 else full))
-    return max(stages)
+def microbatches_of(setup: Setup, batch: Training) -> int:
+    """Microbatches of a step on one data-parallel rank; 1F1B takes a multiple of its stages."""
+    wanted = batch.batch_tokens / (setup.layout.data_ranks * batch.microbatch_tokens)
+    unit = setup.layout.pp if setup.schedule == "1f1b" else 1
+    return max(unit, round(wanted / unit) * unit)
 
 
 def _bubble(setup: Setup) -> float:
@@ -262,9 +278,10 @@ def _once(shape: Shape, setup: Setup, gpu: Gpu, assumed: Assumptions, step: floa
     """What happens once a step: reductions that hide behind it, then the optimiser."""
     layout, wire = setup.layout, Wire(gpu, assumed.links)
     own = shape.total / layout.pp / layout.fsdp
-    seconds = 2 * wire.gather_s(4 * own, layout.dp_replicate, layout.fsdp)
-    if setup.sharding == "optimiser" or not setup.reshard:
-        dense, moe = (sum(_shard_s(wire, shape, layout, dense=d, number=n) for n in (BF16, 4)) for d in (True, False))
+    seconds = 2 * wire.gather_s(FP32 * own, layout.dp_replicate, layout.fsdp)
+    if setup.sharding == "optimiser" or setup.gather != "pass":
+        numbers = (FP32,) if setup.gather == "microbatch" and setup.sharding == "weights" else (BF16, FP32)
+        dense, moe = (sum(_shard_s(wire, shape, layout, dense=d, number=n) for n in numbers) for d in (True, False))
         seconds += (shape.dense_layers * dense + (shape.moe_layers + shape.mtp_layers) * moe) / layout.pp
     kept = own * (8 + assumed.training.optimiser_bytes + assumed.training.ema_bytes)
     update = STATE_PASSES * kept / (1e12 * gpu.hbm_tbs * assumed.kernels.memory)

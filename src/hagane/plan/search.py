@@ -7,13 +7,12 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from math import ceil
 
 from hagane.engine.layout import Layout, distance, divisors, misfit
 from hagane.model import Size
 from hagane.plan.memory import Memory, worst_memory
 from hagane.plan.rates import Assumptions, Gpu, Precision
-from hagane.plan.roofline import Recompute, Setup, StepTime, estimate_step
+from hagane.plan.roofline import Gather, Recompute, Setup, StepTime, estimate_step
 from hagane.plan.shape import Shape
 from hagane.terms import ConfigError
 
@@ -21,6 +20,8 @@ NODE = 8
 """GPUs of a server: a run uses whole ones."""
 MOST = 65_536
 """GPUs up to which a refusal looks for a number that is enough."""
+MOST_BATCH = 1.25
+"""A step may have so many times the tokens that were asked for, where microbatches do not divide."""
 RECOMPUTES: tuple[Recompute, ...] = ("none", "layers")
 VIRTUALS = (1, 2)
 """Parts of the trunk a pipeline rank: what the engine's schedules give."""
@@ -85,7 +86,7 @@ def choose(problem: Problem, layout: Layout) -> list[Choice]:
             message names the nearest layouts that do.
     """
     check_count(problem.gpus)
-    odd = misfit(layout, problem.size) or _pipeline_misfit(layout, problem.size)
+    odd = misfit(layout, problem.size)
     if layout.ranks != problem.gpus:
         odd = f"it has {layout.ranks:,} ranks, not {problem.gpus:,}"
     found = [] if odd else sorted(_choices(problem, [layout]), key=lambda c: -c.step.tokens_s_gpu)
@@ -159,23 +160,16 @@ def layouts(gpus: int, size: Size, domain: int) -> Iterator[Layout]:
         for shard in divisors(data):
             for ep in divisors(shard * tp):
                 layout = Layout(pp=pp, dp_replicate=data // shard, dp_shard=shard, tp=tp, ep=ep)
-                if not misfit(layout, size) and not _pipeline_misfit(layout, size):
+                if not misfit(layout, size):
                     yield layout
 
 
-def _pipeline_misfit(layout: Layout, size: Size) -> str:
-    """Stages of ceil(layers / pp) must leave layers for the last."""
-    if ceil(size.layers / layout.pp) * (layout.pp - 1) >= size.layers:
-        return f"pp = {layout.pp} leaves a stage of {size.layers} layers empty"
-    return ""
-
-
 def _setups(problem: Problem, layout: Layout) -> Iterator[Setup]:
-    for recompute, reshard, virtual in product(RECOMPUTES, (True, False), VIRTUALS):
-        chunks = layout.pp * virtual
-        if virtual > 1 and (layout.pp == 1 or ceil(problem.size.layers / chunks) * (chunks - 1) >= problem.size.layers):
-            continue
-        yield Setup(layout, virtual, problem.precision, recompute, "weights", reshard)
+    """How our engine can run a step on a layout."""
+    for recompute, virtual in product(RECOMPUTES, VIRTUALS if layout.pp > 1 else (1,)):
+        if layout.pp * virtual <= problem.size.layers:
+            gather: Gather = "pass" if layout.pp == 1 else "microbatch"
+            yield Setup(layout, virtual, problem.precision, recompute, "weights", gather)
 
 
 def _memory(problem: Problem, setup: Setup) -> Memory:
@@ -185,7 +179,8 @@ def _memory(problem: Problem, setup: Setup) -> Memory:
 def _choices(problem: Problem, among: Iterator[Layout] | list[Layout]) -> Iterator[Choice]:
     training = problem.assumed.training
     for layout in among:
-        if layout.data_ranks * training.microbatch_tokens > training.batch_tokens:
+        # a pipeline works off at least a microbatch a stage
+        if layout.pp * layout.data_ranks * training.microbatch_tokens > MOST_BATCH * training.batch_tokens:
             continue
         for setup in _setups(problem, layout):
             memory = _memory(problem, setup)
