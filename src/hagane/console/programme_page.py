@@ -54,8 +54,6 @@ class Column:
     """Kinds, in percent of the tallest column."""
     spent: str
     """Billions of yen."""
-    budget: float
-    """New money and what was left, in percent of the tallest column; above 100 it is cut."""
     left: str
     """Billions of yen left at its end."""
 
@@ -131,13 +129,11 @@ def _columns(programme: Programme) -> list[Column]:
     columns = []
     for y in scenario.years:
         parts = {row.name: row.yen.get(y, 0.0) for row in programme.spend}
-        have = programme.left(y) + programme.spent(y)
         columns.append(
             Column(
                 y,
                 segments(parts, tallest, "bn yen", 1e9),
                 rows.billions(programme.spent(y)),
-                min(100 * have / tallest, 100.0),
                 rows.billions(programme.left(y)),
             )
         )

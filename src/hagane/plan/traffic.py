@@ -89,10 +89,6 @@ class Wire:
         reached = min(distinct(nodes, shape.top_k), shape.route_nodes or nodes)
         return max(near, size * reached * (1 - 1 / nodes) / self._far)
 
-    def send_s(self, size_bytes: float) -> float:
-        """One message to the next pipeline stage, over the network."""
-        return size_bytes / self._far
-
     @property
     def _near(self) -> float:
         return 1e9 * self.gpu.nvlink_gbs * self.links.nvlink
