@@ -47,27 +47,30 @@ def main() -> int:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="In CPU autocast")
     began, load = time.monotonic(), os.getloadavg()
-    cases = []
-    for size in args.sizes:
-        for dtype in args.dtypes:
-            for skew in SKEWS:
-                cases.append(case(shape_of(size, args.tokens), dtype, skew, args))
-                print(text(cases[-1]), flush=True)
-                gc.collect()
-    result = {
+    result: dict[str, Any] = {
         "what": "one MoE layer, forward + backward, ms of CPU time a pass on one thread; ratio = peer / hagane",
         "date": date.today().isoformat(),
         "machine": machine(),
-        "load_average": {"before": load, "after": os.getloadavg()},
-        "seconds": round(time.monotonic() - began, 1),
         "rounds": args.rounds,
-        "cases": cases,
+        "cases": [],
     }
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-        print(f"bench-moe: {args.out}")
-    return 1 if any(row.get("wrong") for c in cases for row in c["rows"].values()) else 0
+    for size in args.sizes:
+        for dtype in args.dtypes:
+            for skew in SKEWS:
+                result["cases"].append(case(shape_of(size, args.tokens), dtype, skew, args))
+                print(text(result["cases"][-1]), flush=True)
+                result["load_average"] = {"before": load, "after": os.getloadavg()}
+                result["seconds"] = round(time.monotonic() - began, 1)
+                write(args.out, result)
+                gc.collect()
+    print(f"bench-moe: {args.out}")
+    return 1 if any(row["wrong"] for c in result["cases"] for row in c["rows"].values()) else 0
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """After every case, so that a run that is stopped leaves what it measured."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
 
 def arguments() -> argparse.Namespace:

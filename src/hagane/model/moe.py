@@ -15,6 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def swiglu(up: Tensor) -> Tensor:
+    """[..., 2F] to [..., F]: the first half, through SiLU, gates the second (Shazeer 2020, arXiv 2002.05202)."""
+    gate, value = up.chunk(2, -1)
+    return F.silu(gate) * value
+
+
 class Experts(nn.Module):
     """E SwiGLU experts as stacked parameters, applied to tokens grouped by expert."""
 
@@ -30,12 +36,11 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, ends: Tensor) -> Tensor:
         """[P, D] tokens grouped by expert to [P, D]; `ends` [E] int32 is the end of each expert's group."""
-        gate, value = F.grouped_mm(x, self.up, offs=ends).chunk(2, -1)
-        return F.grouped_mm(F.silu(gate) * value, self.down, offs=ends)
+        return F.grouped_mm(swiglu(F.grouped_mm(x, self.up, offs=ends)), self.down, offs=ends)
 
 
 class SwiGLU(nn.Module):
-    """Gated feed-forward (Shazeer 2020, arXiv 2002.05202): the shared expert, and the tower's."""
+    """Gated feed-forward: the shared expert, and the tower's."""
 
     def __init__(self, width: int, ffn: int) -> None:
         super().__init__()
@@ -44,8 +49,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] to the same shape."""
-        gate, value = self.up(x).chunk(2, -1)
-        out: Tensor = self.down(F.silu(gate) * value)
+        out: Tensor = self.down(swiglu(self.up(x)))
         return out
 
 
@@ -53,8 +57,7 @@ def experts_loop(experts: Experts, x: Tensor, ends: Tensor) -> Tensor:
     """The same as `Experts.forward`, one expert at a time: the reference for tests."""
     out, start = [], 0
     for e, end in enumerate(ends.tolist()):
-        gate, value = (x[start:end] @ experts.up[e]).chunk(2, -1)
-        out.append((F.silu(gate) * value) @ experts.down[e])
+        out.append(swiglu(x[start:end] @ experts.up[e]) @ experts.down[e])
         start = end
     return torch.cat(out)
 
