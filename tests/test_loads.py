@@ -7,13 +7,14 @@ import json
 import pytest
 import torch
 
-from hagane.engine import Engine, StepConfig, layer_loads, load_figures, take_loads, train_step
-from tests.model_fixture import ARM, ROAD, make_batch, make_model
+from hagane.engine import layer_loads, load_figures, take_loads, train_step
+from tests.model_fixture import ARM, ROAD, engine_of, make_batch, make_model
 
 
 def test_figures_of_a_step_are_the_loads_of_its_tokens() -> None:
-    model = make_model()
-    train_step(Engine(model, StepConfig(), 0), make_batch())
+    engine = engine_of()
+    model = engine.model
+    train_step(engine, make_batch())
     loads = layer_loads(model)
     figures = load_figures(model.config, loads)
     tokens = {e.name: 6 * model.layouts[model.config.index(e.name)].length for e in (ARM, ROAD)}
@@ -27,8 +28,9 @@ def test_figures_of_a_step_are_the_loads_of_its_tokens() -> None:
 
 
 def test_owners_add_up_within_an_embodiment_and_over_all() -> None:
-    model = make_model()
-    train_step(Engine(model, StepConfig(), 0), make_batch())
+    engine = engine_of()
+    model = engine.model
+    train_step(engine, make_batch())
     figures = load_figures(model.config, layer_loads(model))
     assert sum(figures["owners"].values()) == pytest.approx(1)
     assert set(figures["owners"]) == {"consortium", "member-cars", "member-robots"}

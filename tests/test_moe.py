@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
+from hagane.engine.parallel import contexts
 from hagane.model.moe import Collect, Experts, MoE, Spread, balance, experts_loop, group_pairs
 
 D, E, K, FFN = 16, 6, 2, 8
@@ -18,12 +20,16 @@ FREE = torch.ones(1, E, dtype=torch.bool)
 OWNED = torch.tensor([[True, True, True, True, False, False], [True, False, False, False, False, True], [True] * E])
 
 
+def fill(module: nn.Module) -> None:
+    with torch.no_grad():
+        for p in module.parameters():
+            p.normal_(std=0.3)
+
+
 def make_moe(permitted_GE: Tensor = OWNED, top_k: int = K, seed: int = 0) -> MoE:
     torch.manual_seed(seed)
     moe = MoE(D, E, top_k, FFN, permitted_GE.clone())
-    moe.reset_parameters()
-    for linear in (moe.shared.up, moe.shared.down):
-        torch.nn.init.normal_(linear.weight, std=0.2)
+    fill(moe)
     return moe
 
 
@@ -54,7 +60,7 @@ def gradients(out: Tensor, inputs: list[Tensor], weight: Tensor) -> list[Tensor]
 def test_grouped_experts_equal_the_loop(ends: list[int]) -> None:
     torch.manual_seed(1)
     experts = Experts(4, D, FFN)
-    experts.reset_parameters()
+    fill(experts)
     x = torch.randn(ends[-1], D, requires_grad=True)
     at = torch.tensor(ends, dtype=torch.int32)
     a, b = experts(x, at), experts_loop(experts, x, at)
@@ -134,6 +140,18 @@ def test_no_token_is_dropped(skew: float) -> None:
             assert int(moe.load_GE[g, e]) == int(pairs.sum())
 
 
+def test_rows_may_lie_in_any_order() -> None:
+    plain_order, striped = make_moe(), make_moe()
+    row_E = torch.tensor([3, 0, 5, 1, 4, 2])
+    striped.row_E.copy_(row_E)
+    with torch.no_grad():
+        for name in ("up", "down"):
+            getattr(striped.experts, name)[row_E] = getattr(plain_order.experts, name)
+    x, gate = torch.randn(30, D), torch.arange(30) % len(OWNED)
+    torch.testing.assert_close(striped.train()(x, gate), plain_order.train()(x, gate))
+    assert torch.equal(striped.load_GE, plain_order.load_GE), "loads are by expert, not by row"
+
+
 def test_weights_add_up_to_one_inside_the_gate() -> None:
     moe = make_moe()
     gate = torch.arange(60) % len(OWNED)
@@ -199,7 +217,8 @@ def test_evaluation_counts_nothing_and_a_gate_without_tokens_keeps_its_bias() ->
 def test_recomputing_activations_counts_a_pass_once() -> None:
     moe = make_moe().train()
     x = torch.randn(12, D, requires_grad=True)
-    out = checkpoint(moe, x, torch.zeros(12, dtype=torch.int64), use_reentrant=False)
+    gate, again = torch.zeros(12, dtype=torch.int64), partial(contexts, moe)
+    out = checkpoint(moe, x, gate, use_reentrant=False, context_fn=again)
     out.sum().backward()
     assert moe.load_GE.sum() == 12 * K
 
@@ -216,7 +235,7 @@ def test_the_block_compiles_in_one_graph() -> None:
 def test_the_block_runs_on_fake_tensors() -> None:
     with torch.device("meta"):
         # torch describes the grouped matmul's result for bfloat16 only
-        fake = MoE(D, E, K, FFN, OWNED.to("meta")).to(torch.bfloat16).train()
+        fake = MoE(D, E, K, FFN, OWNED).to(torch.bfloat16).train()
     with FakeTensorMode(allow_non_fake_inputs=True):
         fake.to_empty(device="cpu")
         x = torch.randn(10, D, dtype=torch.bfloat16, requires_grad=True)

@@ -29,11 +29,6 @@ class Experts(nn.Module):
         self.up = nn.Parameter(torch.empty(experts, d_model, 2 * ffn))
         self.down = nn.Parameter(torch.empty(experts, ffn, d_model))
 
-    def reset_parameters(self) -> None:
-        """Scaled normal start."""
-        nn.init.normal_(self.up, std=self.up.shape[1] ** -0.5)
-        nn.init.normal_(self.down, std=self.down.shape[1] ** -0.5)
-
     def forward(self, x: Tensor, ends: Tensor) -> Tensor:
         """[P, D] tokens grouped by expert to [P, D]; `ends` [E] int32 is the end of each expert's group."""
         return F.grouped_mm(swiglu(F.grouped_mm(x, self.up, offs=ends)), self.down, offs=ends)
@@ -134,22 +129,22 @@ class MoE(nn.Module):
     bias_GE: Tensor
     permitted_GE: Tensor
     load_GE: Tensor
+    row_E: Tensor
 
     def __init__(self, d_model: int, experts: int, top_k: int, ffn: int, permitted_GE: Tensor) -> None:
         super().__init__()
-        self.top_k = min(top_k, int(permitted_GE.sum(1).max())) if permitted_GE.device.type != "meta" else top_k
+        self.top_k = min(top_k, int(permitted_GE.sum(1).max()))
         self.router = nn.Parameter(torch.empty(experts, d_model))
         self.experts = Experts(experts, d_model, ffn)
         self.shared = SwiGLU(d_model, ffn)
-        # one row a gate (= embodiment); the bias only chooses, it never weighs
-        self.register_buffer("bias_GE", torch.zeros(permitted_GE.shape))
+        # one row a gate (= embodiment); the bias only chooses, it never weighs. Buffers are real even where the
+        # parameters are on the meta device: nothing draws them later
+        self.register_buffer("bias_GE", torch.zeros(permitted_GE.shape, device="cpu"))
         self.register_buffer("permitted_GE", permitted_GE, persistent=False)
-        self.register_buffer("load_GE", torch.zeros(permitted_GE.shape), persistent=False)
-
-    def reset_parameters(self) -> None:
-        """Small router, scaled experts."""
-        nn.init.normal_(self.router, std=self.router.shape[1] ** -0.5)
-        self.experts.reset_parameters()
+        self.register_buffer("load_GE", torch.zeros(permitted_GE.shape, device="cpu"), persistent=False)
+        # row of each expert in the stacked parameters
+        self.register_buffer("row_E", torch.arange(experts, device="cpu"), persistent=False)
+        self.counting = True
 
     def route(self, x: Tensor, gate_M: Tensor) -> tuple[Tensor, Tensor]:
         """Experts [M, k] of each token and their weights [M, k] float32, which add up to 1.
@@ -168,10 +163,9 @@ class MoE(nn.Module):
     def forward(self, x: Tensor, gate_M: Tensor) -> Tensor:
         """[M, D] to [M, D]; `gate_M` [M] is each token's embodiment row. Adds to `load_GE` while training."""
         chosen, weight = self.route(x, gate_M)
-        # activation checkpointing runs this again inside the backward pass; that is no second load
-        if self.training and (torch.compiler.is_compiling() or torch._C._current_graph_task_id() < 0):
+        if self.training and self.counting:
             self.count(chosen, weight, gate_M)
-        at = group_pairs(chosen, len(self.router))
+        at = group_pairs(self.row_E[chosen], len(self.row_E))
         grouped = Spread.apply(x, at.pair_P, at.place_Mk)  # type: ignore[no-untyped-call]
         out = self.experts(grouped, at.ends_E)
         mixed = Collect.apply(out, weight.to(out.dtype), at.pair_P, at.place_Mk)  # type: ignore[no-untyped-call]
@@ -181,7 +175,7 @@ class MoE(nn.Module):
     @torch.no_grad()
     def count(self, chosen: Tensor, weight: Tensor, gate_M: Tensor) -> None:
         """Add this pass's pairs to `load_GE`; a spare choice has weight 0 and is no load."""
-        cell = (gate_M[:, None] * len(self.router) + chosen).reshape(-1)
+        cell = (gate_M[:, None] * len(self.row_E) + chosen).reshape(-1)
         used = (weight > 0).to(self.load_GE.dtype).reshape(-1)
         self.load_GE.view(-1).scatter_add_(0, cell, used)
 
