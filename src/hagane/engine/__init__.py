@@ -4,6 +4,7 @@ from hagane.engine.checkpoint import load_engine, save_checkpoint
 from hagane.engine.config import StepConfig
 from hagane.engine.engine import Engine, make_engine
 from hagane.engine.layout import Compute, Layout, check_layout
+from hagane.engine.loads import layer_loads, load_figures
 from hagane.engine.mesh import Mesh, make_mesh
 from hagane.engine.placed import Placed
 from hagane.engine.ranks import device_for, join_ranks, leave_ranks, rank, world_size
@@ -20,8 +21,10 @@ __all__ = [
     "device_for",
     "evaluate_loss",
     "join_ranks",
+    "layer_loads",
     "leave_ranks",
     "load_engine",
+    "load_figures",
     "make_engine",
     "make_mesh",
     "rank",
