@@ -4,11 +4,11 @@ from hagane.engine.checkpoint import load_engine, save_checkpoint
 from hagane.engine.config import StepConfig
 from hagane.engine.engine import Engine, make_engine
 from hagane.engine.layout import Compute, Layout, check_layout
-from hagane.engine.loads import layer_loads, load_figures
+from hagane.engine.loads import balance_experts, layer_loads, load_figures
 from hagane.engine.mesh import Mesh, make_mesh
 from hagane.engine.placed import Placed
 from hagane.engine.ranks import device_for, join_ranks, leave_ranks, rank, world_size
-from hagane.engine.step import evaluate_loss, take_loads, train_step
+from hagane.engine.step import evaluate_loss, train_step
 
 __all__ = [
     "Compute",
@@ -17,6 +17,7 @@ __all__ = [
     "Mesh",
     "Placed",
     "StepConfig",
+    "balance_experts",
     "check_layout",
     "device_for",
     "evaluate_loss",
@@ -29,7 +30,6 @@ __all__ = [
     "make_mesh",
     "rank",
     "save_checkpoint",
-    "take_loads",
     "train_step",
     "world_size",
 ]
