@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hagane.engine.inputs import train_samples
-from hagane.engine.parallel import share, sum_gradients, sum_over_ranks
+from hagane.engine.parallel import Layout, share, sum_gradients, sum_over_ranks, world_size
+from hagane.engine.placed import Placed
 from hagane.model import Generalist, LossSums, balance
 from hagane.model.moe import MoE
 from hagane.terms import Batch, TrainingError
@@ -68,6 +69,39 @@ class Engine:
         first, second = self.config.betas
         self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, betas=(first, second), foreach=True)
         self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+
+    @property
+    def local(self) -> dict[str, Tensor]:
+        """This rank's part of each parameter."""
+        return {name: p.detach() for name, p in self.model.named_parameters()}
+
+    @property
+    def placed(self) -> dict[str, Placed]:
+        """Where the parts lie in the whole."""
+        return {name: Placed(None, (), p.shape) for name, p in self.model.named_parameters()}
+
+    @property
+    def layout(self) -> Layout:
+        """Ranks along each axis."""
+        return Layout(world_size())
+
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        """The optimiser's state by kind and parameter name, made if it has not stepped yet."""
+        kinds: dict[str, dict[str, Tensor]] = {"exp_avg": {}, "exp_avg_sq": {}}
+        for name, p in self.model.named_parameters():
+            state = self.optimizer.state[p]
+            if not state:
+                state["step"] = torch.zeros(())
+                state.update({kind: torch.zeros_like(p) for kind in kinds})
+            for kind, table in kinds.items():
+                table[name] = state[kind]
+        return kinds
+
+    def resume_at(self, step: int) -> None:
+        """Go on as after so many steps."""
+        self.step = step
+        for state in self.optimizer.state.values():
+            state["step"].fill_(float(step))
 
 
 def learning_rate(config: StepConfig, step: int) -> float:
