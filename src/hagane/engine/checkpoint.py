@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -86,6 +86,18 @@ class Saver:
             raise outcome
         return outcome
 
+    def close(self) -> None:
+        """Wait for the save under way and part from the other ranks' threads; all ranks call it.
+
+        Raises:
+            TrainingError: it could not be written, here or on another rank.
+        """
+        try:
+            self.wait()
+        finally:
+            if self.group:
+                dist.destroy_process_group(self.group)
+
     def _work(self, staged: Mapping[str, Table], about: About) -> None:
         try:
             self.outcome = write_together(self.folder, by_table(self.parts, staged), about, self.group)
@@ -103,9 +115,9 @@ def save_checkpoint(folder: Path, engine: Engine, record: RunRecord, cursor: Map
     Raises:
         TrainingError: the disk is full or cannot be written; earlier checkpoints are untouched.
     """
-    saver = Saver(folder, engine)
-    saver.save(record, cursor)
-    manifest = saver.wait()
+    with closing(Saver(folder, engine)) as saver:
+        saver.save(record, cursor)
+        manifest = saver.wait()
     assert manifest is not None
     return manifest
 
