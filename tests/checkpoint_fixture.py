@@ -8,13 +8,13 @@ import torch
 
 from hagane.engine import Engine, StepConfig, take_loads, train_step
 from hagane.terms import RunRecord
-from tests.model_fixture import make_batch, make_model
+from tests.model_fixture import engine_of, make_batch
 
 RECORD = RunRecord("r", "c", "d", {"arm-demo": "1"}, {"arm-demo": "2"}, {"arm-demo": "member-robots"}, 0, 0)
 
 
 def fresh(**kwargs: object) -> Engine:
-    return Engine(make_model(**kwargs), StepConfig(steps=20, warmup=2), 0)  # type: ignore[arg-type]
+    return engine_of(StepConfig(steps=20, warmup=2), **kwargs)  # type: ignore[arg-type]
 
 
 def go_on(engine: Engine, steps: int) -> list[dict[str, float]]:

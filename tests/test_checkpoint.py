@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import hagane.engine.checkpoint_files as checkpoint_files
-from hagane.engine import Engine, Saver, StepConfig, load_engine, save_checkpoint, start_from
+from hagane.engine import Saver, load_engine, save_checkpoint, start_from
 from hagane.engine.checkpoint_files import keep_newest
 from hagane.model import latest, read_manifest
 from hagane.model.chunks import Chunk, read_chunks, read_index, write_chunks
@@ -147,9 +147,9 @@ def test_a_checkpoint_of_another_size_or_model_is_refused(saved: Path) -> None:
         load_engine(saved, other)
     assert all(torch.equal(t, before[n]) for n, t in state_of(other).items())
     with pytest.raises(CheckpointError, match=r"its embodiments is \['arm', 'road'\], here it is \['arm'\]"):
-        load_engine(saved, Engine(make_model(embodiments=(ARM,)), StepConfig(), 0))
+        load_engine(saved, fresh(embodiments=(ARM,)))
     with pytest.raises(CheckpointError, match="described differently"):
-        load_engine(saved, Engine(make_model(embodiments=(ARM, replace(ROAD, rate_hz=5.0))), StepConfig(), 0))
+        load_engine(saved, fresh(embodiments=(ARM, replace(ROAD, rate_hz=5.0))))
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint_whole_and_training_goes_on(

@@ -11,13 +11,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from hagane.engine import Engine, StepConfig, take_loads, train_step
+from hagane.engine import Engine, Layout, StepConfig, take_loads, train_step
 from hagane.terms import TrainingError
-from tests.model_fixture import make_batch, make_model
+from tests.model_fixture import engine_of, make_batch
 
 
 def trained(steps: int = 3) -> Engine:
-    engine = Engine(make_model(), StepConfig(steps=20, warmup=2), 0)
+    engine = engine_of(StepConfig(steps=20, warmup=2))
     for step in range(steps):
         train_step(engine, make_batch(step))
         take_loads(engine.model, 0.01)
@@ -38,7 +38,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move() -> None:
 def one_rank(rank: int, world: int, port: int, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    engine = Engine(make_model(), StepConfig(steps=20, warmup=2), 0)
+    engine = engine_of(StepConfig(steps=20, warmup=2), layout=Layout(dp_replicate=2))
     lines = []
     for step in range(3):
         lines.append(train_step(engine, make_batch(step)))
@@ -55,7 +55,7 @@ def test_two_ranks_take_the_same_step_as_one(tmp_path: Path) -> None:
     out = tmp_path / "two.pt"
     mp.spawn(one_rank, (2, port, str(out)), nprocs=2)
     two = torch.load(out, weights_only=True)
-    engine = Engine(make_model(), StepConfig(steps=20, warmup=2), 0)
+    engine = engine_of(StepConfig(steps=20, warmup=2))
     for step in range(3):
         line = train_step(engine, make_batch(step))
         take_loads(engine.model, 0.01)

@@ -16,8 +16,8 @@ import torch.distributed as dist
 
 from hagane.engine.checkpoint_files import clear, keep_newest, place, write_error
 from hagane.engine.checkpoint_write import About, Group, from_first, together, write_together
+from hagane.engine.engine import Engine
 from hagane.engine.pieces import Part, Stage, Table, chunks_by_owner, parts_here, share_out, tables
-from hagane.engine.step import Engine
 from hagane.model import ModelConfig
 from hagane.model.chunks import Chunk, read_chunks, read_index
 from hagane.model.weights import Manifest, load_config, manifest_of, served_files, table_folder, verify_files
@@ -51,18 +51,22 @@ class Saver:
         """Whether this is rank 0, which cares for the folder."""
         return self.group is None or dist.get_rank(self.group) == 0
 
-    def save(self, record: RunRecord, cursor: Mapping[str, str]) -> None:
+    def save(self, record: RunRecord, cursor: Mapping[str, str]) -> Manifest | None:
         """Begin a checkpoint of the engine as it is now; training may go on when this returns.
+
+        Returns:
+            The manifest of the save before, if `done` did not give it yet.
 
         Raises:
             TrainingError: the save before could not be written (on every rank); it is absent, earlier ones are whole.
         """
-        self.wait()
+        before = self.wait()
         engine = self.engine
         staged = self.stage.take(tables(engine), {p.stacked for p in self.parts})
-        about = About(engine.model.config, engine.step, dict(cursor), record, asdict(engine.layout))
+        about = About(engine.model.config, engine.step, dict(cursor), record, asdict(engine.mesh.layout))
         self.thread = threading.Thread(target=self._work, args=(staged, about), name="checkpoint", daemon=True)
         self.thread.start()
+        return before
 
     def done(self) -> Manifest | None:
         """The manifest of a save that is whole by now, once; never waits. Errors come from `save` and `wait`."""
@@ -76,7 +80,7 @@ class Saver:
         """Wait for the save under way; its manifest, if `done` did not give it yet.
 
         Raises:
-            TrainingError: it could not be written, here or on another rank.
+            TrainingError: it could not be written: the same on every rank.
         """
         if self.thread is not None:
             self.thread.join()

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -85,10 +86,14 @@ def remove(checkpoint: Path) -> None:
 
 
 def keep_newest(folder: Path, keep: int, keep_every: int = 0) -> None:
-    """Remove complete checkpoints but the newest `keep`, and those whose step `keep_every` divides (0: none)."""
+    """Remove complete checkpoints but the newest `keep`, and those whose step `keep_every` divides (0: none).
+
+    One that cannot be removed stays: the newest is whole, and that is what was asked for.
+    """
     for old in complete(folder)[:-keep]:
         if not keep_every or step_of(old) % keep_every:
-            remove(old)
+            with suppress(OSError):
+                remove(old)
 
 
 def write_error(e: Exception, final: Path, who: str = "") -> TrainingError:

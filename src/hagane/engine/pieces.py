@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from hagane.engine.placed import Placed
-from hagane.engine.step import Engine
-from hagane.model import Generalist
+from hagane.engine.engine import Engine, Spot
 from hagane.model.chunks import Chunk
 from hagane.model.naming import pieces
 from hagane.model.weights import saved_buffers
@@ -56,41 +53,20 @@ def tables(engine: Engine) -> dict[str, Table]:
 
 def parts_here(engine: Engine) -> list[Part]:
     """This rank's parts of all parameters and buffers; a rank without a number of a tensor has no part of it."""
-    state: Table = {**engine.local, **saved_buffers(engine.model)}
-    boxes = {name: _box(t, engine.placed.get(name)) for name, t in state.items()}
-    rows = {name: _rows(engine.model, name) for name in state}
     out = []
-    for piece in pieces(engine.model, tuple(state)):
-        local = state[piece.stacked]
-        offset, shape = boxes[piece.stacked]
-        index = -1
-        if piece.row >= 0:
-            placed = engine.placed.get(piece.stacked)
-            index = rows[piece.stacked](piece.row) - (placed.first_row if placed else 0) - offset[0]
-            if not 0 <= index < local.shape[0]:
-                continue
-            offset, shape, local = offset[1:], shape[1:], local[index]
-        if local.numel():
-            out.append(Part(piece.name, piece.owner, piece.stacked, index, offset, shape))
+    for name, buffer in saved_buffers(engine.model).items():
+        for piece in pieces(engine.model, (name,)):
+            shape = buffer.shape[1:] if piece.row >= 0 else buffer.shape
+            out.append(Part(piece.name, piece.owner, name, piece.row, (0,) * len(shape), tuple(shape)))
+    for name, placed in engine.placed.items():
+        spot = Spot.of(engine, name)
+        for piece in pieces(engine.model, (name,)):
+            if spot.has(piece):
+                # rows of one block of experts have the shape of all rows
+                index, rest = (spot.row(piece), 1) if piece.row >= 0 else (-1, 0)
+                where, shape = spot.offset[rest:], placed.shape[rest:]
+                out.append(Part(piece.name, piece.owner, name, index, where, tuple(shape)))
     return out
-
-
-def _box(local: Tensor, placed: Placed | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Begin of a local tensor in the tensor over its mesh, and the shape of that."""
-    if placed is None or placed.mesh is None:
-        return (0,) * local.ndim, tuple(local.shape)
-    size, offset = compute_local_shape_and_global_offset(placed.shape, placed.mesh, placed.placements)
-    assert tuple(size) == tuple(local.shape), f"placed as {tuple(size)}, is {tuple(local.shape)}"
-    return tuple(offset), tuple(placed.shape)
-
-
-def _rows(model: Generalist, name: str) -> Callable[[int], int]:
-    """Row in memory of each row of the config's order: experts are spread over ranks in an order of their own."""
-    before, mark, _ = name.partition(".experts.")
-    if not mark:
-        return lambda row: row
-    rows = getattr(model.get_submodule(before), "row_E", None)
-    return (lambda row: row) if rows is None else rows.tolist().__getitem__
 
 
 def chunks_by_owner(parts: Iterable[Part], table: Mapping[str, Tensor], prefix: str = "") -> dict[str, list[Chunk]]:
