@@ -1,4 +1,4 @@
-"""Engines that hold a part of a model, cut by hand from a whole one; and ranks on gloo.
+"""Engines that hold a part of a model, cut by hand from a whole one.
 
 What a layout must leave on each rank is written here a second time, with plain slices: an error of the engine's
 placing cannot hide itself.
@@ -6,42 +6,24 @@ placing cannot hide itself.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 
-from hagane.engine.placed import Placed
+from hagane.engine import Layout, Placed
 from hagane.model import Generalist
 from tests.model_fixture import make_model
 
 KINDS = ("weights", "ema", "exp_avg", "exp_avg_sq")
-
-
-@dataclass(frozen=True)
-class Axes:
-    """Ranks along each axis of a layout."""
-
-    pp: int = 1
-    dp_replicate: int = 1
-    dp_shard: int = 1
-    cp: int = 1
-    tp: int = 1
-    ep: int = 1
-
-    @property
-    def fsdp(self) -> int:
-        return self.dp_shard * self.cp * self.tp
 
 
 @dataclass
@@ -49,7 +31,7 @@ class PartEngine:
     """What a checkpoint asks of an engine."""
 
     model: Generalist
-    layout: Axes
+    mesh: SimpleNamespace
     local: dict[str, Tensor]
     placed: dict[str, Placed]
     ema: dict[str, Tensor]
@@ -79,24 +61,23 @@ def rows_for(owners: tuple[str, ...], ep: int) -> list[int]:
     return [i % ep * block + i // ep for i in range(len(owners))]
 
 
-def build(axes: Axes, filled: bool) -> PartEngine:
+def build(axes: Layout, filled: bool) -> PartEngine:
     """The engine of this rank (or of a process alone), with its part of `values`, or with zeros to load into."""
     model = make_model()
     rank = dist.get_rank() if dist.is_initialized() else 0
     stage = rank // (axes.dp_replicate * axes.fsdp)
     if axes.pp == 2:
-        for i in range(len(model.trunk.layers)):
+        for i in range(model.config.widths.layers):
             if (i >= 2) != (stage == 1):
-                model.trunk.layers[i] = nn.Identity()
+                del model.trunk.layers[str(i)]
         if stage == 1:
             model.tokeniser = nn.Identity()  # type: ignore[assignment]
         else:
             model.tower = nn.Identity()  # type: ignore[assignment]
     experts = len(model.config.expert_owners())
     rows = rows_for(model.config.expert_owners(), axes.ep)
-    for layer in model.trunk.layers:
-        if hasattr(layer, "moe"):
-            layer.moe.row_E = torch.tensor(rows)
+    for layer in model.trunk.blocks:
+        layer.moe.row_E = torch.tensor(rows)
     meshes = meshes_of(axes) if dist.is_initialized() else {}
     inside = rank % axes.fsdp
 
@@ -142,11 +123,22 @@ def build(axes: Axes, filled: bool) -> PartEngine:
                 b.copy_(values(n, "buffer", b.shape) if filled else torch.zeros_like(b))
     placed = {n: place(n, s) for n, s in shapes.items()}
     state = {k: tables[k] for k in KINDS[2:]}
-    return PartEngine(model, axes, tables["weights"], placed, tables["ema"], state, 7 if filled else 0, 0, whole, cut)
+    return PartEngine(
+        model,
+        SimpleNamespace(layout=axes),
+        tables["weights"],
+        placed,
+        tables["ema"],
+        state,
+        7 if filled else 0,
+        0,
+        whole,
+        cut,
+    )
 
 
 @cache
-def meshes_of(axes: Axes) -> dict[str, DeviceMesh]:
+def meshes_of(axes: Layout) -> dict[str, DeviceMesh]:
     """The ranks as dense, attention and expert weights see them; made once a layout, since each makes threads."""
     names = {
         "dense": {"fsdp": axes.fsdp},
@@ -175,23 +167,6 @@ def differences(engine: PartEngine) -> list[str]:
         if (n.startswith("normaliser") or n.endswith("bias_GE")) and not torch.equal(b, values(n, "buffer", b.shape)):
             odd.append(n)
     return odd
-
-
-def on_ranks(work: Callable[..., None], ranks: int, *args: Any) -> None:
-    """Run `work(rank, *args)` on gloo ranks; raises what one of them raised."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(_rank, (work, ranks, port, *args), nprocs=ranks)  # type: ignore[no-untyped-call]
-
-
-def _rank(rank: int, work: Callable[..., None], ranks: int, port: int, *args: Any) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
-    try:
-        work(rank, *args)
-    finally:
-        dist.destroy_process_group()
 
 
 def saved_once(checkpoint: Path) -> dict[str, int]:

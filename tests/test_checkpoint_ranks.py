@@ -15,27 +15,28 @@ import torch.distributed as dist
 
 import hagane.engine.checkpoint_files as checkpoint_files
 import hagane.engine.checkpoint_write as checkpoint_write
-from hagane.engine import Saver, load_engine, save_checkpoint
+from hagane.engine import Layout, Saver, load_engine, save_checkpoint
 from hagane.model import latest, read_manifest
 from hagane.policy import load_policy
 from hagane.terms import CorruptError, HaganeError, TrainingError
 from tests.checkpoint_fixture import RECORD, flip
-from tests.checkpoint_ranks import Axes, build, differences, on_ranks, saved_once
+from tests.checkpoint_ranks import build, differences, saved_once
 from tests.model_fixture import ROAD, make_part
+from tests.rank_fixture import on_ranks
 
 FOUR = {
-    "ep4": Axes(dp_shard=4, ep=4),
-    "ep2 x fsdp2": Axes(dp_shard=4, ep=2),
-    "fsdp4": Axes(dp_shard=4),
-    "hsdp2 x ep2": Axes(dp_replicate=2, dp_shard=2, ep=2),
-    "replicas": Axes(dp_replicate=4),
-    "tp2 x fsdp2": Axes(dp_shard=2, tp=2, ep=2),
-    "pp2 x ep2": Axes(pp=2, dp_shard=2, ep=2),
-    "pp2 x replicas": Axes(pp=2, dp_replicate=2),
+    "ep4": Layout(dp_shard=4, ep=4),
+    "ep2 x fsdp2": Layout(dp_shard=4, ep=2),
+    "fsdp4": Layout(dp_shard=4),
+    "hsdp2 x ep2": Layout(dp_replicate=2, dp_shard=2, ep=2),
+    "replicas": Layout(dp_replicate=4),
+    "tp2 x fsdp2": Layout(dp_shard=2, tp=2, ep=2),
+    "pp2 x ep2": Layout(pp=2, dp_shard=2, ep=2),
+    "pp2 x replicas": Layout(pp=2, dp_replicate=2),
 }
 
 
-def some_pairs(rank: int, folder: str, apart: int) -> None:
+def some_pairs(folder: str, apart: int) -> None:
     for name, axes in FOUR.items():
         save_checkpoint(Path(folder) / name, build(axes, True), RECORD, {"data": "x"})  # type: ignore[arg-type]
     places = (*FOUR, "alone")
@@ -49,13 +50,13 @@ def some_pairs(rank: int, folder: str, apart: int) -> None:
 
 @pytest.mark.parametrize("apart", [2, pytest.param(len(FOUR), marks=pytest.mark.slow)])
 def test_any_layout_loads_any_other(tmp_path: Path, apart: int) -> None:
-    save_checkpoint(tmp_path / "alone", build(Axes(), True), RECORD, {"data": "x"})  # type: ignore[arg-type]
-    on_ranks(some_pairs, 4, str(tmp_path), apart)
+    save_checkpoint(tmp_path / "alone", build(Layout(), True), RECORD, {"data": "x"})  # type: ignore[arg-type]
+    on_ranks(4, some_pairs, str(tmp_path), apart)
     whole = saved_once(tmp_path / "alone" / "step-000007")
     wrote = {}
     for name, axes in FOUR.items():
         checkpoint = tmp_path / name / "step-000007"
-        load_engine(checkpoint, engine := build(Axes(), False))  # type: ignore[arg-type]
+        load_engine(checkpoint, engine := build(Layout(), False))  # type: ignore[arg-type]
         assert differences(engine) == [], f"{name} to one process"  # type: ignore[arg-type]
         assert saved_once(checkpoint) == whole, "a number was written twice"
         manifest = read_manifest(checkpoint)
@@ -66,8 +67,8 @@ def test_any_layout_loads_any_other(tmp_path: Path, apart: int) -> None:
     assert np.array_equal(a.actions_NHA, b.actions_NHA) and a.checkpoint_id != b.checkpoint_id
 
 
-def trouble(rank: int, folder: str) -> None:
-    place = Path(folder)
+def trouble(folder: str) -> None:
+    place, rank = Path(folder), dist.get_rank()
     engine = build(FOUR["ep2 x fsdp2"], True)
     saver = Saver(place, engine)  # type: ignore[arg-type]
     saver.save(RECORD, {})
@@ -118,12 +119,12 @@ def trouble(rank: int, folder: str) -> None:
 
 
 def test_what_one_rank_meets_all_ranks_say(tmp_path: Path) -> None:
-    on_ranks(trouble, 4, str(tmp_path / "run"))
+    on_ranks(4, trouble, str(tmp_path / "run"))
 
 
-def killed(rank: int, folder: str) -> None:
-    place = Path(folder)
-    engine = build(Axes(dp_shard=2, ep=2), True)
+def killed(folder: str) -> None:
+    place, rank = Path(folder), dist.get_rank()
+    engine = build(Layout(dp_shard=2, ep=2), True)
     saver = Saver(place, engine)  # type: ignore[arg-type]
     saver.save(RECORD, {})
     saver.wait()
@@ -147,11 +148,11 @@ def killed(rank: int, folder: str) -> None:
 
 def test_a_rank_killed_while_it_saves_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(torch.multiprocessing.ProcessExitedException, match="SIGKILL"):
-        on_ranks(killed, 2, str(tmp_path))
+        on_ranks(2, killed, str(tmp_path))
     assert latest(tmp_path) == tmp_path / "step-000007", "half a checkpoint was counted"
     read_manifest(tmp_path / "step-000007")
     assert list(tmp_path.glob(".making-*")), "nothing was under way when it was killed"
-    engine = build(Axes(), False)
+    engine = build(Layout(), False)
     Saver(tmp_path, engine)  # type: ignore[arg-type]
     assert not list(tmp_path.glob(".making-*"))
     load_engine(tmp_path / "step-000007", engine)  # type: ignore[arg-type]
