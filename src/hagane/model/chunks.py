@@ -177,14 +177,19 @@ def read_chunks(folder: Path, chunks: Sequence[Chunk], index: Metadata) -> None:
     Raises:
         CheckpointError: a tensor is missing, of another shape or type, or a part of it is in no file.
     """
-    items = [item for c in chunks for item in _reads(c, index, str(folder))]
+    items = [item for c in chunks for item in reads_of(c, index, str(folder))]
     reader = HuggingFaceStorageReader(str(folder))
     reader.set_up_storage_reader(index, is_coordinator=True)
     with readable(folder):
         reader.read_data(LoadPlan(items), _Reading(chunks)).wait()
 
 
-def _reads(c: Chunk, index: Metadata, where: str) -> list[ReadItem]:
+def reads_of(c: Chunk, index: Metadata, where: str) -> list[ReadItem]:
+    """What to read to fill a chunk (which may be on the meta device).
+
+    Raises:
+        CheckpointError: the tensor is missing, of another shape or type, or a part of it is in no file.
+    """
     known = index.state_dict_metadata.get(c.name)
     if not isinstance(known, TensorStorageMetadata):
         raise CheckpointError(f"made for another model: it lacks {c.name!r}", where=where)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from hagane.model.naming import pieces
 from hagane.terms import CheckpointError, CorruptError, RunRecord, digest_file, digest_value, load_toml
 
 MANIFEST = "manifest.json"
+INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,24 @@ def load_config(checkpoint: Path) -> ModelConfig:
     return load_toml(checkpoint / "model.toml", ModelConfig)
 
 
+def parse_manifest(checkpoint: Path) -> Manifest:
+    """The manifest as it is written, compared with nothing.
+
+    Raises:
+        CheckpointError: no complete checkpoint, or a manifest that is not one.
+    """
+    if not (checkpoint / MANIFEST).is_file():
+        load_config(checkpoint)
+    try:
+        raw = json.loads((checkpoint / MANIFEST).read_text("utf-8"))
+        manifest = Manifest(**{**raw, "record": RunRecord(**raw["record"]), "files": dict(raw["files"])})
+        if not all(isinstance(x, str) for x in (manifest.id, *manifest.files, *manifest.files.values())):
+            raise TypeError("a name or a digest is no text")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
+        raise CheckpointError(f"the manifest cannot be read: {e}", where=str(checkpoint / MANIFEST)) from None
+    return manifest
+
+
 def manifest_of(checkpoint: Path) -> Manifest:
     """The manifest, after it was compared with its id and with the names in the folder; no file is hashed yet.
 
@@ -91,22 +110,16 @@ def manifest_of(checkpoint: Path) -> Manifest:
         CheckpointError: no complete checkpoint, or a manifest that is not one.
         CorruptError: it was changed, a file is missing, or one is there that it does not name.
     """
-    where = str(checkpoint / MANIFEST)
-    if not (checkpoint / MANIFEST).is_file():
-        load_config(checkpoint)
-    try:
-        raw = json.loads((checkpoint / MANIFEST).read_text("utf-8"))
-        stated = manifest_id(raw) == raw["id"]
-        manifest = Manifest(**{**raw, "record": RunRecord(**raw["record"])})
-        names = {str(PurePosixPath(name)) for name in manifest.files}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
-        raise CheckpointError(f"the manifest cannot be read: {e}", where=where) from None
-    if not stated:
-        raise CorruptError("the manifest was changed", where=where, next_step="use another checkpoint")
-    here = {p.relative_to(checkpoint).as_posix() for p in checkpoint.rglob("*.safetensors")} | {"model.toml"}
-    for name in sorted(names ^ here):
+    manifest = parse_manifest(checkpoint)
+    if manifest_id(asdict(manifest)) != manifest.id:
         raise CorruptError(
-            "is missing" if name in names else "is not named by the manifest",
+            "the manifest was changed", where=str(checkpoint / MANIFEST), next_step="use another checkpoint"
+        )
+    found = [*checkpoint.rglob("*.safetensors"), checkpoint / "model.toml", checkpoint / INDEX]
+    here = {p.relative_to(checkpoint).as_posix() for p in found if p.is_file()}
+    for name in sorted(set(manifest.files) ^ here):
+        raise CorruptError(
+            "is missing" if name in manifest.files else "is not named by the manifest",
             where=str(checkpoint / name),
             next_step="use another checkpoint of the run, or copy this one again from its source",
         )
