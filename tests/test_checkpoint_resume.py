@@ -21,10 +21,11 @@ from tests.rank_fixture import on_ranks
 
 BEFORE = 2
 """Steps before the checkpoint: moments, averages and balance are not what they started as."""
-SAVED = {"EP4": Layout(dp_shard=4, ep=4), "HSDP2 x EP2": Layout(dp_replicate=2, dp_shard=2, ep=2)}
+SAVED = {"EP4": Layout(dp_shard=4, ep=4), "PP2 x EP2": Layout(pp=2, dp_shard=2, ep=2)}
 RESUMED = {
-    "EP4": Layout(dp_shard=4, ep=4),
+    **SAVED,
     "EP2 x FSDP2": Layout(dp_shard=4, ep=2),
+    "PP2 x FSDP2": Layout(pp=2, dp_shard=2),
     "TP2 x EP4": Layout(dp_shard=2, tp=2, ep=4),
     "CP2 x FSDP2": Layout(dp_shard=2, cp=2),
     "HSDP2 x EP2": Layout(dp_replicate=2, dp_shard=2, ep=2),
@@ -79,7 +80,8 @@ EVERY = [(saved, name) for saved in (*SAVED, ALONE) for name in (*RESUMED, ALONE
 
 
 def test_a_run_goes_on_with_its_losses_on_another_layout(tmp_path: Path) -> None:
-    pairs = [("EP4", "EP4"), ("EP4", "EP2 x FSDP2"), ("EP4", ALONE), (ALONE, "TP2 x EP4")]
+    pairs = [("EP4", name) for name in ("EP4", "EP2 x FSDP2", "PP2 x EP2", ALONE)]
+    pairs += [("PP2 x EP2", "HSDP2 x EP2"), (ALONE, "TP2 x EP4")]
     rows = table(tmp_path, pairs, 3)
     assert max(rows.values()) <= 1e-6, rows
     assert rows["EP4", "EP4"] == 0.0, "not bit by bit"
