@@ -94,7 +94,8 @@ def trouble(folder: str) -> None:
         saver.wait()
     checkpoint_write.write_part = write_part
     dist.barrier()
-    assert [p.name for p in place.iterdir()] == ["step-000007"]
+    assert (left := [p.name for p in place.iterdir()]) == ["step-000007"], left
+    dist.barrier()
     saver.save(RECORD, {})
     assert saver.wait() == read_manifest(place / "step-000008")
     # damage that one rank alone looks at is told by all
