@@ -181,6 +181,7 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on_later(
     def full(table: Path, *args: Any) -> list[Path]:
         written.append(table)
         if len(written) > 4:  # the second table of the second checkpoint
+            table.mkdir(parents=True, exist_ok=True)
             (table / "half.safetensors").write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(table, *args)

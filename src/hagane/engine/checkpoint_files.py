@@ -102,5 +102,6 @@ def write_error(e: Exception, final: Path, who: str = "") -> TrainingError:
     return TrainingError(
         ("the disk is full" if full else f"cannot write the checkpoint: {e}") + who,
         where=str(final),
-        next_step="free space, then go on with `hagane train --resume`; earlier checkpoints are whole",
+        next_step=f"{'free space' if full else 'make the folder writable'}, then go on with `hagane train --resume`; "
+        "earlier checkpoints are whole",
     )
