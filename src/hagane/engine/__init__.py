@@ -1,6 +1,6 @@
 """One training step on any layout, and its checkpoint."""
 
-from hagane.engine.checkpoint import load_engine, save_checkpoint
+from hagane.engine.checkpoint import Saver, load_engine, save_checkpoint, start_from
 from hagane.engine.config import StepConfig
 from hagane.engine.engine import Engine, make_engine
 from hagane.engine.layout import Compute, Layout, check_layout
@@ -16,6 +16,7 @@ __all__ = [
     "Layout",
     "Mesh",
     "Placed",
+    "Saver",
     "StepConfig",
     "balance_experts",
     "check_layout",
@@ -30,6 +31,7 @@ __all__ = [
     "make_mesh",
     "rank",
     "save_checkpoint",
+    "start_from",
     "train_step",
     "world_size",
 ]

@@ -63,6 +63,24 @@ class Engine:
         first, second = self.config.betas
         self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, betas=(first, second), foreach=True)
 
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        """The optimiser's state by kind and parameter name, each split like its parameter; made if it never stepped."""
+        kinds: dict[str, dict[str, Tensor]] = {"exp_avg": {}, "exp_avg_sq": {}}
+        for name, t in self.local.items():
+            state = self.optimizer.state[t]
+            if not state:
+                state["step"] = torch.zeros(())
+                state.update({kind: torch.zeros_like(t) for kind in kinds})
+            for kind, table in kinds.items():
+                table[name] = state[kind]
+        return kinds
+
+    def resume_at(self, step: int) -> None:
+        """Go on as after so many steps, once weights and moments are loaded."""
+        self.step = step
+        for state in self.optimizer.state.values():
+            state["step"].fill_(float(step))
+
     def take_gradients(self) -> list[Tensor]:
         """Give each local tensor its gradient, and return them; what no sample touched has a gradient of zero."""
         grads = []

@@ -50,6 +50,8 @@ class TrainConfig:
     """Optimiser steps between checkpoints."""
     keep: int = 2
     """Newest checkpoints to keep."""
+    keep_every: int = 0
+    """Also keep the checkpoints whose step this divides; 0 keeps none of them."""
     held_out_every: int = 100
     """Steps between looks at episodes that training never sees."""
     held_out_samples: int = 384
@@ -72,8 +74,8 @@ class TrainConfig:
             raise ConfigError(f"weights for data sets that are not trained on: {', '.join(stray)}")
         if min(self.samples_per_step, self.save_every, self.keep, self.held_out_every, self.step.steps) < 1:
             raise ConfigError("samples_per_step, save_every, keep, held_out_every and steps must be at least 1")
-        if self.loader_workers < 0:
-            raise ConfigError("loader_workers cannot be negative")
+        if min(self.loader_workers, self.keep_every) < 0:
+            raise ConfigError("loader_workers and keep_every cannot be negative")
         if self.purpose not in ("anchor", "member-training", "finetune", "distil"):
             raise ConfigError(f"purpose {self.purpose!r} trains nothing", next_step='use "anchor" or "member-training"')
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -17,6 +16,7 @@ from torch import Tensor
 from hagane.catalog import Ahead
 from hagane.engine import (
     Engine,
+    Saver,
     balance_experts,
     device_for,
     evaluate_loss,
@@ -25,10 +25,9 @@ from hagane.engine import (
     load_figures,
     make_engine,
     rank,
-    save_checkpoint,
     train_step,
 )
-from hagane.model import ModelConfig, make_config
+from hagane.model import Manifest, ModelConfig, make_config
 from hagane.terms import Batch, CheckpointError, RunRecord, digest_value
 from hagane.train.changes import check_cursor, checkpoint_of, joined_record, shape_for, without_mixture
 from hagane.train.config import TrainConfig, vision_file
@@ -127,7 +126,8 @@ def train(
     def mine(step: int) -> Batch:
         return data.train.at(step, engine.mesh.data_rank, config.layout.data_ranks)
 
-    with closing(Ahead(mine, config.loader_workers, last=config.step.steps)) as batches:
+    saver = Saver(folder / "checkpoints", engine, keep=config.keep, keep_every=config.keep_every)
+    with closing(Ahead(mine, config.loader_workers, last=config.step.steps)) as batches, closing(saver):
         while engine.step < config.step.steps:
             line = _one_step(engine, config, data, batches.at(engine.step))
             line["seconds"] = time.monotonic() - started
@@ -135,11 +135,10 @@ def train(
             if metrics is not None:
                 metrics.add(line)
                 report(line)
-                if engine.step % config.save_every == 0 or engine.step == config.step.steps:
-                    manifest = save_checkpoint(folder / "checkpoints", engine, record, cursor)
-                    record = replace(record, steps=engine.step, checkpoint_id=manifest.id)
-                    write_record(folder, record)
-                    _keep_newest(folder / "checkpoints", config.keep)
+            if engine.step % config.save_every == 0 or engine.step == config.step.steps:
+                record = noted(folder, record, saver.save(record, cursor))
+            record = noted(folder, record, saver.done())
+        record = noted(folder, record, saver.wait())
     return record
 
 
@@ -155,6 +154,11 @@ def _one_step(engine: Engine, config: TrainConfig, data: CatalogData, batch: Bat
     return line
 
 
-def _keep_newest(folder: Path, keep: int) -> None:
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
+def noted(folder: Path, record: RunRecord, saved: Manifest | None) -> RunRecord:
+    """The record of a run whose newest whole checkpoint is `saved`."""
+    if saved is None:
+        return record
+    record = replace(record, steps=saved.step, checkpoint_id=saved.id)
+    if rank() == 0:
+        write_record(folder, record)
+    return record
