@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -269,7 +270,9 @@ def spawn(function: Callable[..., None], ranks: int, *args: object) -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    mp.spawn(function, (ranks, port, *args), nprocs=ranks)
+    # torch is imported once, by the server that the ranks are forked from
+    multiprocessing.set_forkserver_preload([__name__])
+    mp.start_processes(function, (ranks, port, *args), nprocs=ranks, start_method="forkserver")
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 4])
