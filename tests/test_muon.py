@@ -46,7 +46,7 @@ def values(shape: tuple[int, ...], seed: int) -> Tensor:
 def stepped(muon: Muon, gradients: list[dict[str, Tensor]], lr: float = 0.5) -> None:
     for by_name in gradients:
         for name, p in muon.local.items():
-            p.grad = by_name[name]
+            p.grad = by_name[name].clone()  # a step uses gradients up
         muon.step(lr)
 
 
@@ -67,7 +67,7 @@ def test_a_single_matrix_is_updated_as_by_torch(
     optimizer = torch.optim.Muon([theirs], lr=0.5, weight_decay=0.1, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw")
     for g in gradients:
         stepped(ours, [{Q: g}])
-        theirs.grad = g
+        theirs.grad = g.clone()
         optimizer.step()
     tolerance = 1e-6 if work == torch.float32 else 2e-3
     assert relative(ours.local[Q], theirs) < tolerance

@@ -15,6 +15,7 @@ from math import prod
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor.placement_types import Placement
 
@@ -123,7 +124,8 @@ def coordinates(mesh: DeviceMesh, here: Sequence[int], split: tuple[int, ...]) -
 
 def rank_at(mesh: DeviceMesh, coordinate: tuple[int, ...]) -> int:
     """Global rank at a coordinate of the mesh."""
-    return int(mesh.mesh[coordinate])
+    with unset_fake_temporarily():  # a dry run's mesh is real
+        return int(mesh.mesh[coordinate])
 
 
 def make_groups(placed: Mapping[str, Placed]) -> list[Group]:
@@ -147,7 +149,8 @@ def handle_of(mesh: DeviceMesh | None, split: tuple[int, ...]) -> dist.ProcessGr
     assert here is not None
     ranks = sorted(rank_at(mesh, c) for c in coordinates(mesh, here, split))
     # only its members make it: ranks of another pipeline stage hold other parameters
-    return dist.new_group(ranks, use_local_synchronization=True)
+    made: dist.ProcessGroup = dist.new_group(ranks, use_local_synchronization=True)
+    return made
 
 
 def deal(matrices: Sequence[Matrix], ranks: int, cost: Callable[[int, int], int]) -> list[Round]:
@@ -180,65 +183,93 @@ def overlap(a: Box, b: Box) -> Box:
 
 def view_of(tensor: Tensor, box: Box, part: Box) -> Tensor:
     """A part of a tensor that holds `box` of the whole, as a matrix; the part lies inside the box or is empty."""
-    if not prod(hi - lo for lo, hi in part):
+    if not size_of(part):
         return tensor.new_empty(0, 0)
-    cut = tensor[tuple(slice(lo - first, hi - first) for (lo, hi), (first, _) in zip(part, box, strict=True))]
-    return cut.view(cut.shape[-2:]) if cut.ndim > 2 else cut
+    for (first, _), (row, _) in zip(box[:-2], part[:-2], strict=True):
+        tensor = tensor[row - first]
+    for dim, ((first, end), (lo, hi)) in enumerate(zip(box[-2:], part[-2:], strict=True)):
+        tensor = tensor if (first, end) == (lo, hi) else tensor.narrow(dim, lo - first, hi - lo)
+    return tensor
 
 
-def gather(group: Group, dealt: Round, piece_of: Callable[[Matrix], Tensor]) -> list[Tensor]:
-    """The whole of each matrix that this rank was dealt in a round; `piece_of` gives this rank's piece of any."""
-    sent = [torch.cat([piece_of(m).reshape(-1) for m in theirs]) if theirs else None for theirs in dealt]
-    mine = dealt[group.me]
-    like = next(t for t in sent if t is not None)
-    counts = [sum(prod(hi - lo for lo, hi in part) for part in parts(group, mine, r)) for r in range(group.ranks)]
-    got = swap(group, sent, counts, like)
-    wholes = [like.new_empty(m.shape) for m in mine]
-    for rank, flat in enumerate(got):
-        cuts = parts(group, mine, rank)
-        sizes = [prod(hi - lo for lo, hi in part) for part in cuts]
-        for m, whole, part, numbers in zip(mine, wholes, cuts, torch.split(flat, sizes), strict=True):
-            target = view_of(whole.view(*(1,) * (len(m.box) - 2), *m.shape), m.box, part)
+def size_of(part: Box) -> int:
+    """Numbers in a box."""
+    return prod(hi - lo for lo, hi in part)
+
+
+def view_in(whole: Tensor, matrix: Matrix, part: Box) -> Tensor:
+    """A part of a parameter in the whole matrix that it lies in."""
+    return view_of(whole, matrix.box[-2:], part[-2:]) if size_of(part) else whole.new_empty(0, 0)
+
+
+def gather(group: Group, dealt: Round, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """The whole of each matrix that this rank was dealt in a round, out of local tensors, in a dtype of travel."""
+    like = next(iter(tensors.values())).new_empty(0, dtype=dtype)
+    sent = [
+        [view_of(tensors[m.name], group.boxes[m.name][group.me], part) for m, part in parts(group, theirs, group.me)]
+        for theirs in dealt
+    ]
+    mine = [parts(group, dealt[group.me], rank) for rank in range(group.ranks)]
+    wholes = [like.new_empty(m.shape) for m in dealt[group.me]]
+    for flat, theirs in zip(swap(group, sent, mine, like), mine, strict=True):
+        for whole, (m, part), numbers in zip(wholes, theirs, pieces_of(flat, theirs), strict=True):
+            target = view_in(whole, m, part)
             target.copy_(numbers.view_as(target))
     return wholes
 
 
-def scatter(group: Group, dealt: Round, wholes: Sequence[Tensor], like: Tensor) -> list[tuple[Matrix, Box, Tensor]]:
-    """This rank's piece of every matrix of a round, from the ranks that worked on them.
+def scatter(
+    group: Group, dealt: Round, wholes: Sequence[Tensor], tensors: Mapping[str, Tensor], dtype: torch.dtype
+) -> None:
+    """Put the matrices of a round back into local tensors, from the ranks that worked on them.
+
+    Args:
+        group: the ranks.
+        dealt: the round.
+        wholes: this rank's matrices of it, in the order of `gather`.
+        tensors: written into.
+        dtype: of travel, that of all wholes.
+    """
+    like = next(iter(tensors.values())).new_empty(0, dtype=dtype)
+    sent = [
+        [view_in(whole, m, part) for whole, (m, part) in zip(wholes, parts(group, dealt[group.me], rank), strict=True)]
+        for rank in range(group.ranks)
+    ]
+    mine = [parts(group, theirs, group.me) for theirs in dealt]
+    for flat, theirs in zip(swap(group, sent, mine, like), mine, strict=True):
+        for (m, part), numbers in zip(theirs, pieces_of(flat, theirs), strict=True):
+            target = view_of(tensors[m.name], group.boxes[m.name][group.me], part)
+            target.copy_(numbers.view_as(target))
+
+
+def parts(group: Group, matrices: Sequence[Matrix], rank: int) -> list[tuple[Matrix, Box]]:
+    """What a rank holds of each matrix."""
+    return [(m, overlap(m.box, group.boxes[m.name][rank])) for m in matrices]
+
+
+def pieces_of(flat: Tensor, theirs: Sequence[tuple[Matrix, Box]]) -> Sequence[Tensor]:
+    """A flat message cut into the parts it is made of."""
+    return torch.split(flat, [size_of(part) for _, part in theirs])
+
+
+def swap(
+    group: Group, sent: Sequence[Sequence[Tensor]], wanted: Sequence[Sequence[tuple[Matrix, Box]]], like: Tensor
+) -> Sequence[Tensor]:
+    """One all-to-all.
+
+    Args:
+        group: the ranks.
+        sent: pieces for each rank.
+        wanted: parts that each rank sends to this one.
+        like: a tensor of the dtype and device of travel.
 
     Returns:
-        matrix, where in the parameter the piece lies, and the piece; nothing for matrices it holds nothing of.
+        from each rank, its parts as one flat tensor.
     """
-    mine = dealt[group.me]
-    sent: list[Tensor | None] = []
-    for rank in range(group.ranks):
-        cut = [
-            view_of(whole.view(*(1,) * (len(m.box) - 2), *m.shape), m.box, part).reshape(-1)
-            for m, whole, part in zip(mine, wholes, parts(group, mine, rank), strict=True)
-        ]
-        sent.append(torch.cat(cut) if cut else None)
-    back = [parts(group, theirs, group.me) for theirs in dealt]
-    counts = [sum(prod(hi - lo for lo, hi in part) for part in cuts) for cuts in back]
-    out = []
-    for theirs, cuts, flat in zip(dealt, back, swap(group, sent, counts, like), strict=True):
-        sizes = [prod(hi - lo for lo, hi in part) for part in cuts]
-        for m, part, numbers in zip(theirs, cuts, torch.split(flat, sizes), strict=True):
-            if numbers.numel():
-                (top, bottom), (left, right) = part[-2:]
-                out.append((m, part, numbers.view(bottom - top, right - left)))
-    return out
-
-
-def parts(group: Group, matrices: Sequence[Matrix], rank: int) -> list[Box]:
-    """What a rank holds of each matrix."""
-    return [overlap(m.box, group.boxes[m.name][rank]) for m in matrices]
-
-
-def swap(group: Group, sent: Sequence[Tensor | None], counts: Sequence[int], like: Tensor) -> list[Tensor]:
-    """One all-to-all of flat pieces: what each rank sent to this one."""
-    flat = [t if t is not None else like.new_empty(0) for t in sent]
+    flat = [torch.cat([t.reshape(-1) for t in ts]).to(like.dtype) if ts else like.new_empty(0) for ts in sent]
     if group.handle is None:
         return flat
+    counts = [sum(size_of(part) for _, part in theirs) for theirs in wanted]
     out = like.new_empty(sum(counts))
-    dist.all_to_all_single(out, torch.cat(flat), list(counts), [t.numel() for t in flat], group=group.handle)
-    return list(torch.split(out, list(counts)))
+    dist.all_to_all_single(out, torch.cat(flat), counts, [t.numel() for t in flat], group=group.handle)
+    return torch.split(out, counts)

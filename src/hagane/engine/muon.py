@@ -27,7 +27,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from hagane.engine.matrices import Group, Matrix, Round, deal, gather, make_groups, overlap, scatter, view_of
+from hagane.engine.matrices import Group, Matrix, Round, deal, gather, make_groups, scatter
 from hagane.engine.newton_schulz import orthogonalise, orthogonalise_flops
 from hagane.engine.placed import Placed
 
@@ -107,39 +107,30 @@ class Muon:
         self.local, self.weight_decay = dict(local), weight_decay
         self.momentum = {name: torch.zeros_like(p) for name, p in self.local.items()}
         self.work = work
+        shapes = {name: placed[name].shape for name in self.local}
+        self.scales = [update_scale(*matrices_of(name, shape)[0].shape) for name, shape in shapes.items()]
         self.plans = []
         for group in make_groups({name: placed[name] for name in self.local}):
-            matrices = [m for name in group.boxes for m in matrices_of(name, placed[name].shape)]
+            matrices = [m for name in group.boxes for m in matrices_of(name, shapes[name])]
             self.plans.append(Plan(group, tuple(deal(matrices, group.ranks, orthogonalise_flops))))
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """One update of every matrix; all ranks of a group call it together."""
+        """One update of every matrix; all ranks of a group call it together. Gradients are used up."""
         if not self.local:
             return
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.local.values()]
-        torch._foreach_lerp_(list(self.momentum.values()), gradients, 1 - MOMENTUM)
-        torch._foreach_mul_(list(self.local.values()), 1 - lr * self.weight_decay)
-        by_name = dict(zip(self.local, gradients, strict=True))
+        gradients = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in self.local.items()}
+        momenta, used = list(self.momentum.values()), list(gradients.values())
+        torch._foreach_lerp_(momenta, used, 1 - MOMENTUM)
+        # no memory of their own: what is to be made orthogonal, then the update, takes the gradients' place
+        torch._foreach_lerp_(used, momenta, MOMENTUM)
+        work = self.work or (torch.float32 if used[0].device.type == "cpu" else torch.bfloat16)
         for plan in self.plans:
             for dealt in plan.rounds:
-                self._round(plan.group, dealt, by_name, lr)
-
-    def _round(self, group: Group, dealt: Round, gradients: Mapping[str, Tensor], lr: float) -> None:
-        """Gather the matrices of a round, make their updates orthogonal, scatter and apply them."""
-
-        def piece_of(m: Matrix) -> Tensor:
-            box = group.boxes[m.name][group.me]
-            part = overlap(m.box, box)
-            gradient, momentum = (view_of(t, box, part) for t in (gradients[m.name], self.momentum[m.name]))
-            return gradient.lerp(momentum, MOMENTUM).to(work)
-
-        like = next(iter(self.local.values()))
-        work = self.work or (torch.float32 if like.device.type == "cpu" else torch.bfloat16)
-        wholes = orthogonal(gather(group, dealt, piece_of))
-        for m, part, update in scatter(group, dealt, wholes, like.new_empty(0, dtype=work)):
-            target = view_of(self.local[m.name], group.boxes[m.name][group.me], part)
-            target.add_(update.to(target.dtype), alpha=-lr * update_scale(*m.shape))
+                scatter(plan.group, dealt, orthogonal(gather(plan.group, dealt, gradients, work)), gradients, work)
+        torch._foreach_mul_(used, [-lr * scale for scale in self.scales])
+        torch._foreach_mul_(list(self.local.values()), 1 - lr * self.weight_decay)
+        torch._foreach_add_(list(self.local.values()), used)
 
 
 def orthogonal(wholes: list[Tensor]) -> list[Tensor]:
