@@ -16,6 +16,7 @@ import torch.multiprocessing as mp
 from hagane.engine import (
     Engine,
     Layout,
+    Limits,
     StepConfig,
     load_engine,
     save_checkpoint,
@@ -143,6 +144,20 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move() -> None:
     with pytest.raises(TrainingError, match="not finite at step 1"):
         train_step(engine, batch)
     assert all(torch.equal(before[n], p) for n, p in engine.model.named_parameters())
+
+
+@pytest.mark.parametrize("limits", [Limits(loss=1e-3), Limits(gradient_norm=1e-3)])
+def test_a_step_beyond_the_limits_is_not_taken(limits: Limits) -> None:
+    engine, other = trained(1), trained(1)
+    before = {n: t.clone() for n, t in engine.model.state_dict().items()}
+    line = train_step(engine, make_batch(1), limits)
+    assert line["taken"] == 0 and engine.step == 1 and line["loss"] > 0
+    assert all(torch.equal(before[n], t) for n, t in engine.model.state_dict().items())
+    # nothing of it is left: the next step is that of an engine that never saw the batch
+    for e in (engine, other):
+        assert train_step(e, make_batch(2), Limits())["taken"] == 1
+        take_loads(e.model, 0.01)
+    assert all(torch.equal(t, other.model.state_dict()[n]) for n, t in engine.model.state_dict().items())
 
 
 def one_rank(rank: int, world: int, port: int, out: str) -> None:

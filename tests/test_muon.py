@@ -21,11 +21,14 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
+from hagane.engine import Engine, Layout, StepConfig
+from hagane.engine.engine import Spot
 from hagane.engine.matrices import Matrix, deal, local_box
 from hagane.engine.muon import MOMENTUM, Muon, matrices_of, update_scale
 from hagane.engine.newton_schulz import COEFFICIENTS, ROUNDS, orthogonalise, orthogonalise_flops
 from hagane.engine.placed import Placed
-from tests.model_fixture import make_model
+from hagane.model.naming import pieces
+from tests.model_fixture import engine_of, make_model
 
 Q, UP, QKV, DOWN = (
     "trunk.layers.0.attention.q.weight",
@@ -250,8 +253,52 @@ def check_boxes_of_torch(mesh: DeviceMesh) -> None:
         assert torch.equal(tensor.to_local(), part(p, original)), tensor.placements
 
 
+LAYOUTS = (
+    Layout(dp_shard=2, tp=2),
+    Layout(dp_shard=4, ep=2),
+    Layout(dp_replicate=2, dp_shard=2, ep=2),
+    Layout(dp_shard=2, cp=2),
+)
+
+
+def step_of(layout: Layout) -> Engine:
+    """An engine after one step on the same gradients of random numbers, whatever the layout."""
+    engine = engine_of(StepConfig(optimiser="muon"), layout=layout)
+    for i, (name, local) in enumerate(engine.local.items()):
+        spot, whole_shape = Spot.of(engine, name), WHOLE[name]
+        gradient, local.grad = values(whole_shape, i), torch.zeros_like(local)
+        mine = Spot(local.grad, spot.offset, spot.row_E)
+        for piece in pieces(engine.model, (name,)):
+            if spot.has(piece):
+                source = gradient if piece.row < 0 else gradient[piece.row]
+                mine.target(piece).copy_(source[mine.cut(piece)])
+    engine.optimizer.step(0.5)
+    return engine
+
+
+def check_engine(layout: Layout, one: Engine | None) -> None:
+    """Every number of the weights and moments is that of one process."""
+    assert one is not None
+    many = step_of(layout)
+    tables = [(many.local, one.local)]
+    theirs = one.optimizer.moments()
+    tables += [(state, theirs[kind]) for kind, state in many.optimizer.moments().items()]
+    for mine, wanted in tables:
+        for name, local in mine.items():
+            spot = Spot.of(many, name)
+            spot = Spot(local, spot.offset, spot.row_E)
+            for piece in pieces(many.model, (name,)):
+                if spot.has(piece):
+                    source = wanted[name] if piece.row < 0 else wanted[name][piece.row]
+                    assert relative(spot.target(piece), source[spot.cut(piece)]) <= 1e-5, (layout, piece.name)
+
+
+WHOLE = {n: tuple(p.shape) for n, p in make_model().named_parameters()}
+
+
 def work(rank: int, world: int, port: int) -> None:
     torch.set_num_threads(1)
+    one = step_of(Layout()) if world == 4 else None
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     for case in TWO:
         # with four ranks: two runs of two beside each other
@@ -261,6 +308,8 @@ def work(rank: int, world: int, port: int) -> None:
     if world == 4:
         for case in FOUR:
             check_case(case, init_device_mesh("cpu", case.mesh, mesh_dim_names=case.names))
+        for layout in LAYOUTS:
+            check_engine(layout, one)
         check_boxes_of_torch(init_device_mesh("cpu", (2, 2), mesh_dim_names=("fsdp", "tp")))
     check_parts_alone_are_wrong(init_device_mesh("cpu", (world,), mesh_dim_names=("fsdp",)))
     dist.destroy_process_group()

@@ -4,6 +4,7 @@ from hagane.engine.checkpoint import load_engine, save_checkpoint
 from hagane.engine.config import StepConfig
 from hagane.engine.engine import Engine, make_engine
 from hagane.engine.layout import Compute, Layout, check_layout
+from hagane.engine.limits import Limits
 from hagane.engine.mesh import Mesh, make_mesh
 from hagane.engine.placed import Placed
 from hagane.engine.ranks import device_for, join_ranks, leave_ranks, rank, world_size
@@ -13,6 +14,7 @@ __all__ = [
     "Compute",
     "Engine",
     "Layout",
+    "Limits",
     "Mesh",
     "Placed",
     "StepConfig",

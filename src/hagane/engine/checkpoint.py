@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -59,28 +58,13 @@ def load_engine(checkpoint: Path, engine: Engine) -> Manifest:
     with readable(checkpoint):
         from_disk(model, engine.local, read_tensors(checkpoint, "weights"), where)
         from_disk(model, served_state(model, engine.ema), read_tensors(checkpoint, "served"), where)
-        moments = moment_state(engine)
+        moments = engine.optimizer.moments()
         both = read_tensors(checkpoint, "moments")
         for kind, state in moments.items():
             mine = {n.removeprefix(f"{kind}."): t for n, t in both.items() if n.startswith(f"{kind}.")}
             from_disk(model, state, mine, where)
-    engine.step = manifest.step
-    for state in engine.optimizer.state.values():
-        state["step"].fill_(float(manifest.step))
+    engine.resume_at(manifest.step)
     return manifest
-
-
-def moment_state(engine: Engine) -> dict[str, dict[str, Tensor]]:
-    """AdamW's moments by kind and parameter name, made if the optimiser has not stepped yet."""
-    kinds: dict[str, dict[str, Tensor]] = {"exp_avg": {}, "exp_avg_sq": {}}
-    for name, p in engine.local.items():
-        state = engine.optimizer.state[p]
-        if not state:
-            state["step"] = torch.zeros(())
-            state.update({kind: torch.zeros_like(p) for kind in kinds})
-        for kind, table in kinds.items():
-            table[name] = state[kind]
-    return kinds
 
 
 def _write(making: Path, engine: Engine, record: RunRecord, cursor: Mapping[str, str]) -> Manifest:
@@ -89,7 +73,7 @@ def _write(making: Path, engine: Engine, record: RunRecord, cursor: Mapping[str,
     tables = {"weights": to_disk(model, engine.local)}
     tables["served"] = to_disk(model, served_state(model, engine.ema))
     moments: dict[str, dict[str, Tensor]] = {}
-    for kind, state in moment_state(engine).items():
+    for kind, state in engine.optimizer.moments().items():
         for owner, tensors in to_disk(model, state).items():
             moments.setdefault(owner, {}).update({f"{kind}.{n}": t for n, t in tensors.items()})
     tables["moments"] = moments

@@ -16,12 +16,10 @@ from itertools import pairwise
 from statistics import median
 from typing import Literal
 
-from hagane.engine.limits import Limits
-from hagane.terms import ConfigError
+from hagane.engine import Limits
 from hagane.train.skips import Skip, batch_of, in_a_row, last_return, returns, singles
+from hagane.train.spike_config import LEAST, SpikeConfig
 
-LEAST = 32
-"""Newest steps whose median a new one is compared with; before so many only numbers that are not finite are judged."""
 BLOCK = 32
 """Steps whose median loss is compared with the best such median."""
 NORMAL = 1.4826
@@ -29,37 +27,6 @@ NORMAL = 1.4826
 TINY = 1e-12
 TOO_MANY = 8
 """The guard gives up when more than one batch in so many is left out over a window."""
-
-
-@dataclass(frozen=True)
-class SpikeConfig:
-    """When a step is not taken and when a run goes back; changing these changes no step that was taken.
-
-    Raises:
-        ConfigError: a number that makes no sense.
-    """
-
-    window: int = 128
-    """Newest steps that the noise is taken from."""
-    z: float = 6.0
-    """Robust standard deviations of the logarithm above the recent median that are suspicious; inf turns the guard off
-    but for numbers that are not finite."""
-    loss_factor: float = 1.5
-    """Times the median loss that a suspicious loss has at least."""
-    norm_factor: float = 4.0
-    """Times the median gradient norm that a suspicious norm has at least; below, clipping is enough."""
-    patience: int = 3
-    """Bad batches in a row from which the weights are taken for damaged."""
-    lead: int = 64
-    """Batches before the first bad one that are left out after going back; doubled with each return in a row."""
-    rollbacks: int = 3
-    """Returns in a row before the run gives up."""
-
-    def __post_init__(self) -> None:
-        if self.window < LEAST or min(self.z, self.loss_factor - 1, self.norm_factor - 1) <= 0:
-            raise ConfigError(f"spike.window must be at least {LEAST}, z above 0, the factors above 1")
-        if min(self.patience, self.lead, self.rollbacks) < 1:
-            raise ConfigError("spike.patience, lead and rollbacks must be at least 1")
 
 
 @dataclass(frozen=True)
