@@ -18,6 +18,7 @@ from hagane.engine import (
     Layout,
     Limits,
     StepConfig,
+    evaluate_loss,
     load_engine,
     save_checkpoint,
     take_loads,
@@ -28,6 +29,7 @@ from hagane.model.naming import to_disk
 from hagane.policy import load_policy
 from hagane.terms import CheckpointError, ConfigError, CorruptError, RunRecord, TrainingError
 from tests.model_fixture import ARM, CAM, ROAD, engine_of, make_batch, make_part
+from tests.rank_fixture import on_ranks
 
 RECORD = RunRecord("r", "c", "d", {"arm-demo": "1"}, {"arm-demo": "2"}, {"arm-demo": "member-robots"}, 0, 0)
 
@@ -189,3 +191,21 @@ def test_two_ranks_take_the_same_step_as_one(tmp_path: Path) -> None:
     for name, p in engine.model.state_dict().items():
         a, b = p.float(), two["weights"][name].float()
         assert (a - b).norm() <= 2e-4 * a.norm() + 1e-7, name
+
+
+def looked(world: int) -> list[float]:
+    """Gradient norms of steps with a look at held-out data between them."""
+    engine = engine_of(StepConfig(steps=20, warmup=2), layout=Layout(dp_shard=world))
+    norms = []
+    for step in range(2):
+        norms.append(train_step(engine, make_batch(step), Limits(loss=0.0))["gradient_norm"])
+        evaluate_loss(engine, make_batch(50))
+    return norms
+
+
+def look_on_a_rank(wanted: list[float]) -> None:
+    assert looked(2) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_look_at_held_out_data_changes_no_gradient() -> None:
+    on_ranks(2, look_on_a_rank, looked(1))

@@ -123,7 +123,7 @@ def test_killed_and_resumed_it_leaves_out_the_same(home: Path, tmp_path: Path, w
 
 
 def one_rank(home: str, folder: str) -> None:
-    config = replace(CONFIG, layout=Layout(dp_shard=2))
+    config = replace(CONFIG, layout=Layout(dp_replicate=2))
     train(Path(folder), config, planted(Path(home), config, TWICE))
 
 

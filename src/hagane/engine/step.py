@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from hagane.engine.config import learning_rate
 from hagane.engine.engine import Engine
@@ -169,6 +170,10 @@ def evaluate_loss(engine: Engine, batch: Batch) -> dict[str, float]:
     samples = train_samples(engine.model, mine, engine.seed, 0.0)
     counts = global_counts(engine, [samples])
     figures = as_figures(engine.model(samples, own_samples(engine)))
+    # without a backward FSDP leaves weights whole, made where no gradient is kept: the next step's would be wrong
+    for module in engine.model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
     sum_over([figures])
     means = (figures / counts.clamp_min(1)).tolist()
     return {p.observation.embodiment: action for p, (action, _) in zip(batch.parts, means, strict=True)}
