@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import socket
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -29,6 +24,7 @@ from hagane.engine.newton_schulz import COEFFICIENTS, ROUNDS, orthogonalise, ort
 from hagane.engine.placed import Placed
 from hagane.model.naming import pieces
 from tests.model_fixture import engine_of, make_model
+from tests.rank_fixture import on_ranks
 
 Q, UP, QKV, DOWN = (
     "trunk.layers.0.attention.q.weight",
@@ -276,14 +272,19 @@ def step_of(layout: Layout) -> Engine:
     return engine
 
 
-def check_engine(layout: Layout, one: Engine | None) -> None:
+Tables = dict[str, dict[str, Tensor]]
+
+
+def tables_of(engine: Engine) -> Tables:
+    """Weights and moments by kind and name."""
+    return {"weights": engine.local, **engine.optimizer.moments()}
+
+
+def check_engine(layout: Layout, one: Tables) -> None:
     """Every number of the weights and moments is that of one process."""
-    assert one is not None
     many = step_of(layout)
-    tables = [(many.local, one.local)]
-    theirs = one.optimizer.moments()
-    tables += [(state, theirs[kind]) for kind, state in many.optimizer.moments().items()]
-    for mine, wanted in tables:
+    for kind, mine in tables_of(many).items():
+        wanted = one[kind]
         for name, local in mine.items():
             spot = Spot.of(many, name)
             spot = Spot(local, spot.offset, spot.row_E)
@@ -296,15 +297,11 @@ def check_engine(layout: Layout, one: Engine | None) -> None:
 WHOLE = {n: tuple(p.shape) for n, p in make_model().named_parameters()}
 
 
-def work(rank: int, world: int, port: int) -> None:
-    torch.set_num_threads(1)
-    one = step_of(Layout()) if world == 4 else None
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+def on_a_rank(world: int, one: Tables) -> None:
     for case in TWO:
         # with four ranks: two runs of two beside each other
-        check_case(
-            case, init_device_mesh("cpu", (world // 2, *case.mesh), mesh_dim_names=("run", *case.names))[case.names]
-        )
+        both = init_device_mesh("cpu", (world // 2, *case.mesh), mesh_dim_names=("run", *case.names))
+        check_case(case, both[case.names])
     if world == 4:
         for case in FOUR:
             check_case(case, init_device_mesh("cpu", case.mesh, mesh_dim_names=case.names))
@@ -312,18 +309,8 @@ def work(rank: int, world: int, port: int) -> None:
             check_engine(layout, one)
         check_boxes_of_torch(init_device_mesh("cpu", (2, 2), mesh_dim_names=("fsdp", "tp")))
     check_parts_alone_are_wrong(init_device_mesh("cpu", (world,), mesh_dim_names=("fsdp",)))
-    dist.destroy_process_group()
-
-
-def spawn(function: Callable[..., None], ranks: int, *args: object) -> None:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    # torch is imported once, by the server that the ranks are forked from
-    multiprocessing.set_forkserver_preload([__name__])
-    mp.start_processes(function, (ranks, port, *args), nprocs=ranks, start_method="forkserver")
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_split_parameters_are_updated_as_whole_ones(ranks: int) -> None:
-    spawn(work, ranks)
+    on_ranks(ranks, on_a_rank, ranks, tables_of(step_of(Layout())))
