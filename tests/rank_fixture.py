@@ -19,7 +19,7 @@ def on_ranks(ranks: int, work: Callable[..., None], *args: object) -> None:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     # torch is imported once, by the server that all ranks are forked from
-    multiprocessing.set_forkserver_preload(["hagane.engine", "hagane.policy", "torch._dynamo"])
+    multiprocessing.set_forkserver_preload(["hagane.train", "hagane.policy", "torch._dynamo", __name__])
     mp.start_processes(_one, (ranks, port, work, args), nprocs=ranks, start_method="forkserver")
 
 

@@ -20,6 +20,7 @@ from hagane.terms import ConfigError, HaganeError, load_toml
 if TYPE_CHECKING:
     from hagane.train import TrainConfig
     from hagane.train.changes import Change
+    from hagane.train.skips import Skip
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,13 @@ def main(argv: list[str]) -> int:
 
         change = change_mixture(o.run, config, data.embodiments, data.train.cursor, note)
         print(f"from step {change.step} on: {', '.join(change.datasets)}")
+
+    def left_out(skip: Skip) -> None:
+        if catalog.ledger is not None:
+            catalog.ledger.append("skip", {"run": o.run.name, **asdict(skip)})
+
     with ranks(o, config), TrainPanel.for_stream(config.step.steps, title=o.run.name) as panel:
-        record = train(o.run, config, data, resume=o.resume, report=panel.update)
+        record = train(o.run, config, data, resume=o.resume, report=panel.update, note=left_out)
     if catalog.ledger is not None:
         body = {"run": record.id, "checkpoint": record.checkpoint_id, "datasets": dict(record.datasets)}
         catalog.ledger.append("checkpoint", body)

@@ -4,6 +4,7 @@ from hagane.engine.checkpoint import Saver, load_engine, save_checkpoint, start_
 from hagane.engine.config import StepConfig
 from hagane.engine.engine import Engine, make_engine
 from hagane.engine.layout import Compute, Layout, check_layout
+from hagane.engine.limits import Limits
 from hagane.engine.loads import balance_experts, layer_loads, load_figures
 from hagane.engine.mesh import Mesh, make_mesh
 from hagane.engine.placed import Placed
@@ -14,6 +15,7 @@ __all__ = [
     "Compute",
     "Engine",
     "Layout",
+    "Limits",
     "Mesh",
     "Placed",
     "Saver",

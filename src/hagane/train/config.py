@@ -10,6 +10,7 @@ from typing import Literal
 from hagane.engine import Compute, Layout, StepConfig
 from hagane.model.config import Head
 from hagane.terms import ConfigError, Purpose
+from hagane.train.spike_config import SpikeConfig
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class TrainConfig:
     """Ranks along each axis of parallelism."""
     compute: Compute = field(default_factory=Compute)
     """How a step is carried out on them."""
+    spike: SpikeConfig = field(default_factory=SpikeConfig)
+    """When a step is not taken, and when the run goes back to a checkpoint."""
     device: str = "auto"
     """auto, cpu, or a torch device name."""
     save_every: int = 200

@@ -16,6 +16,7 @@ from torch import Tensor
 from hagane.catalog import Ahead
 from hagane.engine import (
     Engine,
+    Limits,
     Saver,
     balance_experts,
     device_for,
@@ -33,6 +34,8 @@ from hagane.train.changes import check_cursor, checkpoint_of, joined_record, sha
 from hagane.train.config import TrainConfig, vision_file
 from hagane.train.data import CatalogData
 from hagane.train.run import MetricsFile, begin_run, make_record, write_record
+from hagane.train.skips import Skip, check_skips
+from hagane.train.spike_guard import SpikeGuard, checkpoint_at, last_change, past, whole_checkpoints
 
 
 def build_engine(config: TrainConfig, data: CatalogData, shape: ModelConfig | None = None) -> Engine:
@@ -100,11 +103,20 @@ def train(
     *,
     resume: bool = False,
     report: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    note: Callable[[Skip], None] = lambda _: None,
 ) -> RunRecord:
     """Train to the config's last step; returns the record with the last checkpoint's id.
 
+    Args:
+        folder: of the run.
+        config: of the run.
+        data: opened for it.
+        resume: go on from the newest checkpoint.
+        report: called on rank 0 with every line of metrics.jsonl.
+        note: called on rank 0 with every record of batches that are left out (see `hagane.train.spike`).
+
     Raises:
-        TrainingError: the data changed since the checkpoint, the disk is full, the loss is not finite.
+        TrainingError: the data changed since the checkpoint, the disk is full, or the spike guard gives up.
     """
     found = checkpoint_of(folder) if resume else None
     shape = shape_for(found, data.embodiments) if found else None
@@ -119,6 +131,9 @@ def train(
         begin_run(folder, config)
     if rank() == 0:
         write_record(folder, record)
+    guard = SpikeGuard(folder, config.spike, past(folder, engine.step), last_change(folder), writes=rank() == 0)
+    if found:
+        check_skips(folder, manifest.step, manifest.cursor, guard.skips)
     metrics = MetricsFile(folder / "metrics.jsonl", engine.step) if rank() == 0 else None
     started = time.monotonic()
     first = engine.step
@@ -127,24 +142,42 @@ def train(
         return data.train.at(step, engine.mesh.data_rank, config.layout.data_ranks)
 
     saver = Saver(folder / "checkpoints", engine, keep=config.keep, keep_every=config.keep_every)
-    with closing(Ahead(mine, config.loader_workers, last=config.step.steps)) as batches, closing(saver):
+
+    def whole() -> Mapping[int, str]:
+        nonlocal record
+        record = noted(folder, record, saver.wait())
+        return whole_checkpoints(folder, engine.device)
+
+    ahead = Ahead(mine, config.loader_workers, last=guard.batch(config.step.steps))
+    with closing(ahead) as batches, closing(saver):
         while engine.step < config.step.steps:
-            line = _one_step(engine, config, data, batches.at(engine.step))
+            line = _one_step(engine, config, data, batches.at(guard.batch(engine.step)), guard.limits())
+            skip = guard.after(line, bool(line.pop("taken")), whole)
+            if skip is not None:
+                if rank() == 0:
+                    note(skip)
+                if skip.to < skip.step:
+                    load_engine(checkpoint_at(folder, skip.to), engine)
+                    guard.rewind(past(folder, engine.step))
+                    metrics = metrics and MetricsFile(metrics.path, engine.step)
+                continue
             line["seconds"] = time.monotonic() - started
             line["samples_per_s"] = (engine.step - first) * config.samples_per_step / line["seconds"]
             if metrics is not None:
                 metrics.add(line)
                 report(line)
             if engine.step % config.save_every == 0 or engine.step == config.step.steps:
-                record = noted(folder, record, saver.save(record, cursor))
+                record = noted(folder, record, saver.save(record, {**cursor, "skips": guard.digest}))
             record = noted(folder, record, saver.done())
         record = noted(folder, record, saver.wait())
     return record
 
 
-def _one_step(engine: Engine, config: TrainConfig, data: CatalogData, batch: Batch) -> dict[str, Any]:
+def _one_step(engine: Engine, config: TrainConfig, data: CatalogData, batch: Batch, limits: Limits) -> dict[str, Any]:
     line: dict[str, Any] = {"step": engine.step + 1}
-    line.update(train_step(engine, batch))
+    line.update(train_step(engine, batch, limits))
+    if not line["taken"]:
+        return line
     looks = engine.step % config.held_out_every == 0 or engine.step == config.step.steps
     if looks:
         line.update(load_figures(engine.model.config, layer_loads(engine)))
