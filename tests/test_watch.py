@@ -5,24 +5,26 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from hagane.engine.meet import lost_rank, meet, seat_from_env
+from hagane.engine.crew import crew_of
+from hagane.engine.meet import seat_from_env
 from hagane.engine.spawn import run_ranks
 from hagane.engine.watch import EXIT_STUCK, Beat, Watchdog, judge
 from hagane.terms import TrainingError
 
-DEADLINE_S = 1.5
+DEADLINE_S = 2.0
 
 
 def beat(
     count: int, still_s: float = 9.0, waits: str = "all_reduce of 4 Float (16 bytes) on axis tp", at: str = ""
 ) -> Beat:
-    return Beat(count, 7, "step", still_s, "process 1 on here", waits, at)
+    return Beat(count, 7, "a step", still_s, "process 1 on here", False, waits, at)
 
 
 def test_who_does_not_beat_is_named_with_what_the_others_wait_in() -> None:
@@ -36,7 +38,7 @@ def test_who_does_not_beat_is_named_with_what_the_others_wait_in() -> None:
 def test_who_beats_but_waits_in_nothing_is_named_with_its_place() -> None:
     second = {0: beat(9), 1: beat(9, waits="", at="sleep_for (data/slow.py:12)"), 2: beat(9)}
     said = judge({r: beat(5) for r in range(3)}, second, 3, 2.0)
-    assert 'rank 1 (process 1 on here) is alive, at "step", in sleep_for (data/slow.py:12)' in said
+    assert "rank 1 (process 1 on here) is alive, at a step, in sleep_for (data/slow.py:12)" in said
     assert "ranks 0, 2 wait in" in said and "no sign of life" not in said
 
 
@@ -52,6 +54,13 @@ def test_as_long_as_one_rank_comes_forward_nothing_is_stuck(still_s: float) -> N
     assert judge({r: beat(5) for r in range(3)}, second, 3, 2.0) == ""
 
 
+def test_honest_work_of_unknown_length_is_not_stuck_but_a_stopped_process_is() -> None:
+    busy = replace(beat(9, waits="", at="read (catalog/fill.py:1)"), patient=True)
+    first = {0: replace(busy, count=5), 1: beat(5)}
+    assert judge(first, {0: busy, 1: beat(9)}, 2, 2.0) == ""
+    assert "rank 0 (process 1 on here) gave no sign" in judge(first, {0: first[0], 1: beat(9)}, 2, 2.0)
+
+
 def test_a_rank_that_never_came_is_named_and_many_are_counted() -> None:
     said = judge({0: beat(5)}, {0: beat(9)}, 9, 2.0)
     assert "rank 1, rank 2, rank 3, rank 4 and 4 more gave no sign of life" in said
@@ -61,30 +70,33 @@ def work(fault: str) -> None:
     """A rank: slow steps that must not alarm, then one rank stops, sleeps or takes another turn."""
     seat = seat_from_env()
     assert seat is not None
-    store = meet(seat, torch.device("cpu"), {}, wait_s=60, deadline_s=60)
-    mesh = dist.init_device_mesh("cpu", (1, seat.ranks), mesh_dim_names=("dp_shard", "tp"))
-    half = dist.new_group([0, 1], group_desc="mesh_tp")
 
     def end(error: TrainingError | None) -> None:
         os._exit(EXIT_STUCK)
 
-    with Watchdog(store.clone(), seat.rank, seat.ranks, DEADLINE_S, end) as watch, lost_rank(seat):
+    with crew_of(seat, torch.device("cpu"), {}, DEADLINE_S, end) as crew:
+        mesh = dist.init_device_mesh("cpu", (1, seat.ranks), mesh_dim_names=("dp_shard", "tp"))
+        half = dist.new_group([0, 1], group_desc="mesh_tp")
         for step in range(2):
-            watch.at(step, "step")
+            crew.watch.at(step, "a step")
             if seat.rank == 1:
-                time.sleep(DEADLINE_S * 0.7)  # the slow one: others wait for it, nobody may be ended
+                time.sleep(DEADLINE_S * 0.65)  # the slow one: others wait for it, nobody may be ended
             dist.all_reduce(torch.ones(5))
+        if fault == "none":
+            return
         if seat.rank == 1:
-            if fault == "stopped":
-                os.kill(os.getpid(), signal.SIGSTOP)
-            elif fault == "asleep":
-                sleep_for_ever()
-            elif fault == "received":
-                dist.recv(torch.ones(2), 0)
-        if fault != "none":
-            dist.all_reduce(torch.ones(11, 3), group=half if seat.rank < 2 else mesh.get_group("tp"))
-    if fault != "none":
+            disturb(fault)
+        dist.all_reduce(torch.ones(11, 3), group=half if seat.rank < 2 else mesh.get_group("tp"))
         raise AssertionError("it came back from a collective that one rank never entered")
+
+
+def disturb(fault: str) -> None:
+    if fault == "stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif fault == "asleep":
+        sleep_for_ever()
+    elif fault == "received":
+        dist.recv(torch.ones(2), 0)
 
 
 def sleep_for_ever() -> None:

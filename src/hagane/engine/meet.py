@@ -1,4 +1,4 @@
-"""Where ranks meet: a seat from the environment (torchrun's names), agreement, then the process group.
+"""Where ranks meet: a seat from the environment (torchrun's names), a store, then the process group.
 
 torchrun sets the environment on every machine; `spawn.run_ranks` sets the same for processes of this machine. There is
 one way to join, and it is torch's own `env://`.
@@ -7,8 +7,7 @@ one way to join, and it is torch's own `env://`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -18,15 +17,10 @@ from torch.distributed import DistError
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from hagane.engine.agree import agree
 from hagane.terms import ConfigError, TrainingError
 
 NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What a rank must be told."""
-
-
-class LostRank(TrainingError):
-    """The connection to another rank broke; the other one's end is the cause."""
 
 
 @dataclass(frozen=True)
@@ -70,22 +64,12 @@ def seat_from_env(env: Mapping[str, str] = os.environ) -> Seat | None:
     return Seat(rank, ranks, local, beside, attempt, f"{env['MASTER_ADDR']}:{port}")
 
 
-def meet(seat: Seat, device: torch.device, facts: Mapping[str, str], wait_s: float, deadline_s: float) -> Store:
-    """Join the other ranks, once all have stated the same facts; returns a store for what they tell each other.
-
-    Args:
-        seat: this process's.
-        device: kind of device, whose index is the seat's local rank.
-        facts: what must not differ, by name.
-        wait_s: seconds in which every rank must have come.
-        deadline_s: seconds after which a collective fails by itself, in case that no watchdog ends it before.
+def reach(seat: Seat, wait_s: float) -> Store:
+    """The store where this start's ranks meet.
 
     Raises:
-        TrainingError: ranks differ, or did not come; the same message on each.
-        ConfigError: the machine has fewer devices than ranks.
+        TrainingError: nobody answers there.
     """
-    # two ranks of one thread take about twice the steps of one rank of two threads at the small sizes
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // seat.local_ranks))
     try:
         store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(seconds=wait_s))))
     except DistError as e:
@@ -94,39 +78,35 @@ def meet(seat: Seat, device: torch.device, facts: Mapping[str, str], wait_s: flo
             where=seat.address,
             next_step="rank 0's machine must be up, and its port open to the others",
         ) from None
-    ours = PrefixStore(f"hagane/{seat.attempt}", store)
-    agree(ours, seat.rank, seat.ranks, "machines", {**facts, "world size": str(seat.ranks)}, wait_s=wait_s)
+    # what an attempt before left there is not read
+    return PrefixStore(f"hagane/{seat.attempt}", store)
+
+
+def join_ranks(seat: Seat, store: Store, device: torch.device, deadline_s: float) -> None:
+    """Form the process group of all ranks; each takes its device, and its share of the machine's cores.
+
+    Args:
+        seat: this process's.
+        store: of `reach`.
+        device: the kind of it; the index is the seat's local rank.
+        deadline_s: seconds after which a collective fails by itself, in case that no watchdog ends it before.
+
+    Raises:
+        ConfigError: the machine has fewer devices than ranks.
+    """
+    # two ranks of one thread take about twice the steps of one rank of two threads at the small sizes
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // seat.local_ranks))
     if device.type != "cpu":
         _take_device(device, seat)
     backend = dist.get_default_backend_for_device(device)
     dist.init_process_group(
         # checkpoints and counts speak over gloo, from the host's memory
         backend if device.type == "cpu" else f"cpu:gloo,{device.type}:{backend}",
-        store=PrefixStore("ranks", ours),
+        store=PrefixStore("ranks", store),
         rank=seat.rank,
         world_size=seat.ranks,
         timeout=timedelta(seconds=deadline_s),
     )
-    return ours
-
-
-@contextmanager
-def lost_rank(seat: Seat) -> Iterator[None]:
-    """Turn torch's own errors about a connection that broke into one message.
-
-    Raises:
-        LostRank: this rank's connection to another broke.
-    """
-    try:
-        yield
-    except RuntimeError as e:
-        # gloo has no error class of its own
-        if not isinstance(e, DistError) and "gloo/transport" not in str(e):
-            raise
-        raise LostRank(
-            f"rank {seat.rank} lost its connection to another rank, which ended or is out of reach",
-            next_step="look for the rank that ended first; the run goes on with `--resume`",
-        ) from None
 
 
 def _take_device(device: torch.device, seat: Seat) -> None:

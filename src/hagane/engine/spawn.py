@@ -24,8 +24,8 @@ from torch._C._distributed_c10d import TCPStore
 from torch.distributed.distributed_c10d import PrefixStore
 
 from hagane.engine.agree import rank_list
-from hagane.engine.meet import LostRank
-from hagane.engine.watch import read_beats, verdict
+from hagane.engine.crew import LostRank
+from hagane.engine.watch import EXIT_STUCK, read_beats, verdict
 from hagane.terms import HaganeError, TrainingError
 
 SETTLE_S = 2.0
@@ -120,7 +120,8 @@ def _wait(crew: list[_Rank]) -> None:
             rank.process.join()
             rank.ended, rank.order = rank.process.exitcode, len(crew) - len(running)
             if rank.ended and deadline is None:
-                deadline = time.monotonic() + SETTLE_S
+                # the watchdog has the cause already
+                deadline = time.monotonic() + (0.0 if rank.ended == EXIT_STUCK else SETTLE_S)
 
 
 def _end(crew: list[_Rank]) -> None:
@@ -129,7 +130,7 @@ def _end(crew: list[_Rank]) -> None:
         if rank.process.is_alive():
             # ranks leave at once on SIGINT; SIGTERM asks for a checkpoint first
             os.kill(rank.process.pid or 0, signal.SIGINT)
-    deadline = time.monotonic() + GRACE_S
+    deadline = time.monotonic() + (0.5 if any(rank.ended == EXIT_STUCK for rank in crew) else GRACE_S)
     for rank in crew:
         rank.process.join(max(0.0, deadline - time.monotonic()))
         if rank.process.is_alive():

@@ -44,11 +44,13 @@ class Beat:
     step: int
     """Optimiser steps done."""
     doing: str
-    """What it is at: "step", "saving" ..."""
+    """What it is at: "a step", "saving" ..."""
     still_s: float
     """Seconds without coming forward."""
     process: str
     """Process id and machine."""
+    patient: bool = False
+    """At honest work of unknown length that no collective marks; nothing is stuck as long as it beats."""
     waits: str = ""
     """The collective that it waits in; only said by a rank that stands still."""
     at: str = ""
@@ -58,14 +60,14 @@ class Beat:
 class Watch(Protocol):
     """What the loop tells a watchdog."""
 
-    def at(self, step: int, doing: str) -> None:
-        """The rank came forward: it is at this step, doing this."""
+    def at(self, step: int, doing: str, *, patient: bool = False) -> None:
+        """The rank came forward: it is at this step, doing this; `patient` when that may take any time."""
 
 
 class Unwatched:
     """A process that is alone waits for nobody."""
 
-    def at(self, step: int, doing: str) -> None:
+    def at(self, step: int, doing: str, *, patient: bool = False) -> None:
         """Nothing to tell."""
 
 
@@ -87,20 +89,20 @@ class Watchdog:
             rank: this process's.
             ranks: how many there are.
             deadline_s: seconds without a step or a collective after which a run is stuck. Longer than the longest
-                stretch of honest work without one: compiling, or a look at held-out data on rank 0.
+                stretch of honest work without one, such as compiling.
             end: ends this process; gets the message in the one rank that speaks, None in the others.
         """
         self._store, self._rank, self._ranks, self._end = store, rank, ranks, end
         self._deadline_s = deadline_s
         self._pause_s = min(deadline_s / BEATS, 15.0)
-        self._now: tuple[int, str] = (0, "start")
+        self._now: tuple[int, str, bool] = (0, "starting", False)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         store.set_timeout(timedelta(seconds=max(5.0, deadline_s)))
 
-    def at(self, step: int, doing: str) -> None:
-        """The rank came forward: it is at this step, doing this."""
-        self._now = (step, doing)
+    def at(self, step: int, doing: str, *, patient: bool = False) -> None:
+        """The rank came forward: it is at this step, doing this; `patient` when that may take any time."""
+        self._now = (step, doing, patient)
 
     def __enter__(self) -> Watchdog:
         self._thread.start()
@@ -135,11 +137,11 @@ class Watchdog:
                 return
 
     def _beat(self, count: int, still_s: float) -> None:
-        step, doing = self._now
+        step, doing, patient = self._now
         waits = flight.waiting() if still_s > self._deadline_s / 2 else None
         place = flight.whereabouts() if still_s > self._deadline_s / 2 and waits is None else ""
         process = f"process {os.getpid()} on {platform.node()}"
-        beat = Beat(count, step, doing, still_s, process, str(waits or ""), place)
+        beat = Beat(count, step, doing, still_s, process, patient, str(waits or ""), place)
         self._store.set(f"beat/{self._rank}", json.dumps(asdict(beat)))
 
     def _read(self) -> dict[int, Beat]:
@@ -181,7 +183,7 @@ def judge(first: Mapping[int, Beat], second: Mapping[int, Beat], ranks: int, dea
     """
     silent = [r for r in range(ranks) if r not in second or (r in first and first[r].count == second[r].count)]
     alive = {r: b for r, b in second.items() if r not in silent}
-    if any(b.still_s <= deadline_s / 2 for b in alive.values()):
+    if any(b.patient or b.still_s <= deadline_s / 2 for b in alive.values()):
         return ""
     away = {r: b for r, b in alive.items() if not b.waits}
     waits = {r: b.waits for r, b in alive.items() if b.waits}
@@ -191,7 +193,7 @@ def judge(first: Mapping[int, Beat], second: Mapping[int, Beat], ranks: int, dea
         named = [f"{rank_list([r])} ({second[r].process})" if r in second else rank_list([r]) for r in silent]
         parts.append(f"{_some(named)} gave no sign of life: stopped, or its machine is gone")
     if away:
-        named = [f'{rank_list([r])} ({b.process}) is alive, at "{b.doing}", in {b.at}' for r, b in away.items()]
+        named = [f"{rank_list([r])} ({b.process}) is alive, at {b.doing}, in {b.at}" for r, b in away.items()]
         parts.append(_some(named))
     groups = {text: [r for r, w in waits.items() if w == text] for text in waits.values()}
     largest = sorted(groups.items(), key=lambda item: -len(item[1]))
