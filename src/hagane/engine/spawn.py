@@ -29,13 +29,13 @@ from hagane.engine.watch import EXIT_STUCK, read_beats, verdict
 from hagane.terms import HaganeError, TrainingError
 
 SETTLE_S = 2.0
-"""Seconds that ranks have to end by themselves after one ended badly: its neighbours find their connection broken."""
-GRACE_S = 3.0
+"""Seconds for the cause to show after a rank ended that only lost another, or said nothing."""
+TOGETHER_S = 0.3
+"""Seconds in which ranks that were killed together are seen to end."""
+GRACE_S = 1.0
 """Seconds from asking a rank to end to ending it."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """Signals that ask a run to save and stop; passed on to the ranks."""
-INTERRUPTED = 128 + signal.SIGINT
-"""Exit code of a rank that ctrl-C ended."""
 GO_ON = "the run goes on from its newest checkpoint with `--resume`"
 
 
@@ -86,7 +86,8 @@ def _be_rank(
     os.environ.update({name: str(value) for name, value in seat.items()}, MASTER_ADDR="127.0.0.1")
     # torch's own name for: the store is hosted by who started the ranks
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
-    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    # Python's own handler would wait for a collective to come back
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         target(*args)
@@ -110,7 +111,7 @@ def _end_with_parent() -> None:
 
 
 def _wait(crew: list[_Rank]) -> None:
-    """Until all ranks ended; or, after one ended badly, for those that do so by themselves soon after."""
+    """Until all ranks ended; or, after one ended badly, until the cause has had time to show."""
     deadline: float | None = None
     running = {rank.process.sentinel: rank for rank in crew}
     while running and (deadline is None or time.monotonic() < deadline):
@@ -119,9 +120,26 @@ def _wait(crew: list[_Rank]) -> None:
             rank = running.pop(ready)
             rank.process.join()
             rank.ended, rank.order = rank.process.exitcode, len(crew) - len(running)
-            if rank.ended and deadline is None:
-                # the watchdog has the cause already
-                deadline = time.monotonic() + (0.0 if rank.ended == EXIT_STUCK else SETTLE_S)
+            rank.said = _last_word(rank.reader)
+            if rank.ended:
+                now = time.monotonic()
+                deadline = min(deadline or now + SETTLE_S, now + _settle_s(rank))
+
+
+def _last_word(reader: Connection) -> str | HaganeError | None:
+    try:
+        word = reader.recv() if reader.poll() else None
+    except EOFError:
+        return None
+    assert word is None or isinstance(word, str | HaganeError)
+    return word
+
+
+def _settle_s(rank: _Rank) -> float:
+    if rank.ended == EXIT_STUCK:
+        return 0.0
+    known = (rank.ended or 0) < 0 or (rank.said is not None and not isinstance(rank.said, LostRank))
+    return TOGETHER_S if known else SETTLE_S
 
 
 def _end(crew: list[_Rank]) -> None:
@@ -130,16 +148,12 @@ def _end(crew: list[_Rank]) -> None:
         if rank.process.is_alive():
             # ranks leave at once on SIGINT; SIGTERM asks for a checkpoint first
             os.kill(rank.process.pid or 0, signal.SIGINT)
-    deadline = time.monotonic() + (0.5 if any(rank.ended == EXIT_STUCK for rank in crew) else GRACE_S)
+    deadline = time.monotonic() + GRACE_S
     for rank in crew:
         rank.process.join(max(0.0, deadline - time.monotonic()))
         if rank.process.is_alive():
             rank.process.kill()
             rank.process.join()
-        try:
-            rank.said = rank.reader.recv() if rank.reader.poll() else None
-        except EOFError:
-            rank.said = None
         rank.reader.close()
 
 
@@ -150,10 +164,10 @@ def _raise_cause(crew: list[_Rank], store: PrefixStore) -> None:
         return
     if stuck := verdict(store):
         raise stuck
+    if any(rank.ended == -signal.SIGINT for rank in bad):
+        raise KeyboardInterrupt
     if killed := [rank for rank in bad if rank.ended is not None and rank.ended < 0]:
         raise _death(killed, store)
-    if any(rank.ended == INTERRUPTED for rank in bad):
-        raise KeyboardInterrupt
     # one that lost its neighbour did not begin it; of equal errors the lowest rank speaks
     errors = sorted((r for r in bad if r.said), key=lambda r: (isinstance(r.said, LostRank), r.number))
     if errors and isinstance(errors[0].said, HaganeError):

@@ -29,11 +29,16 @@ def total_loss(sums: list[LossSums], counts: Tensor, next_weight: float) -> Tens
     return torch.stack(parts).sum() / len(parts)
 
 
-def train_step(engine: Engine, batch: Batch) -> dict[str, float]:
+def train_step(engine: Engine, batch: Batch, *, stop: bool = False) -> dict[str, float]:
     """One optimiser step on one batch (all ranks call it with the same batch, or each with its share).
 
+    Args:
+        engine: this rank's.
+        batch: of the engine's step.
+        stop: whether this rank was asked to stop; it travels with the losses, so that all ranks know at this step.
+
     Returns:
-        loss, loss/<embodiment>, next/<embodiment>, gradient norm and learning rate.
+        loss, loss/<embodiment>, next/<embodiment>, gradient norm and learning rate; stop: ranks that were asked to.
 
     Raises:
         TrainingError: the loss or the gradient is not finite; the weights are as before.
@@ -45,7 +50,8 @@ def train_step(engine: Engine, batch: Batch) -> dict[str, float]:
     figures = backward(engine, micros, counts)
     grads = sum_gradients(engine)
     norm = gradient_norm(engine, grads)
-    sum_over([figures])
+    asked = figures.new_tensor(float(stop))
+    sum_over([figures, asked])
     stage = engine.mesh.group("stage") if engine.mesh.stage else None
     sum_over([m.load_GE for m in moe_layers(engine.model)], stage)
     if not bool(torch.isfinite(norm)) or not bool(torch.isfinite(figures).all()):
@@ -55,7 +61,7 @@ def train_step(engine: Engine, batch: Batch) -> dict[str, float]:
         )
     rate = update(engine, grads, norm)
     means = figures / counts.clamp_min(1)
-    result = {"loss": 0.0, "gradient_norm": float(norm), "lr": rate}
+    result = {"loss": 0.0, "gradient_norm": float(norm), "lr": rate, "stop": float(asked)}
     for part, (action, following) in zip(batch.parts, means.tolist(), strict=True):
         result[f"loss/{part.observation.embodiment}"] = action
         result[f"next/{part.observation.embodiment}"] = following

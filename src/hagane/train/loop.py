@@ -16,22 +16,23 @@ from torch import Tensor
 
 from hagane.catalog import Ahead
 from hagane.engine import (
+    Crew,
     Engine,
     device_for,
     evaluate_loss,
-    load_engine,
     make_engine,
-    rank,
     save_checkpoint,
     take_loads,
     train_step,
 )
 from hagane.model import ModelConfig, make_config
 from hagane.terms import Batch, CheckpointError, RunRecord, digest_value
-from hagane.train.changes import check_cursor, checkpoint_of, joined_record, shape_for, without_mixture
+from hagane.train.changes import check_cursor, joined_record, shape_for, without_mixture
 from hagane.train.config import TrainConfig, vision_file
 from hagane.train.data import CatalogData
-from hagane.train.run import MetricsFile, begin_run, make_record, write_record
+from hagane.train.resume import checkpoints_of, load_newest
+from hagane.train.run import MetricsFile, begin_run, make_record, refuse_run, write_record
+from hagane.train.stop import StopRequest
 
 
 def build_engine(config: TrainConfig, data: CatalogData, shape: ModelConfig | None = None) -> Engine:
@@ -99,51 +100,71 @@ def train(
     *,
     resume: bool = False,
     report: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
+    crew: Crew = Crew(),  # noqa: B008 - frozen
 ) -> RunRecord:
-    """Train to the config's last step; returns the record with the last checkpoint's id.
+    """Train to the config's last step, or until asked to stop; returns the record with the last checkpoint's id.
+
+    Args:
+        folder: of the run.
+        config: of the run, on a layout of the ranks that are there.
+        data: of the run.
+        resume: go on from the newest whole checkpoint, or from the start if none was saved yet.
+        report: hears every line of the metrics, on rank 0.
+        note: hears what a person should know of a resumed run, on rank 0.
+        crew: the ranks; every one of them calls this.
 
     Raises:
-        TrainingError: the data changed since the checkpoint, the disk is full, the loss is not finite.
+        TrainingError: the data changed since the checkpoint, the disk is full, the loss is not finite, ranks differ.
     """
-    found = checkpoint_of(folder) if resume else None
-    shape = shape_for(found, data.embodiments) if found else None
+    note = note if crew.first else lambda _: None
+    found = checkpoints_of(folder, note) if resume else []
+    if crew.first and not resume:
+        refuse_run(folder)
+    cursor = {**data.train.cursor, "settings": digest_value(without_mixture(config))}
+    crew.agree("data", {**cursor, "checkpoint": found[0].name if found else "none"})
+    shape = shape_for(found[0], data.embodiments) if found else None
     engine = build_engine(config, data, shape)
     record = make_record(folder, config, data.lineage)
-    cursor = {**data.train.cursor, "settings": digest_value(without_mixture(config))}
+    if crew.first and not resume:
+        begin_run(folder, config)
     if found:
-        manifest = load_engine(found, engine)
+        manifest = load_newest(found, engine, note)
         check_cursor(folder, manifest, cursor)
         record = joined_record(manifest, record)
-    elif rank() == 0:
-        begin_run(folder, config)
-    if rank() == 0:
+    if crew.first:
         write_record(folder, record)
-    metrics = MetricsFile(folder / "metrics.jsonl", engine.step) if rank() == 0 else None
+    metrics = MetricsFile(folder / "metrics.jsonl", engine.step) if crew.first else None
     started = time.monotonic()
     first = engine.step
 
     def mine(step: int) -> Batch:
         return data.train.at(step, engine.mesh.data_rank, config.layout.data_ranks)
 
-    with closing(Ahead(mine, config.loader_workers, last=config.step.steps)) as batches:
+    with closing(Ahead(mine, config.loader_workers, last=config.step.steps)) as batches, StopRequest() as stop:
         while engine.step < config.step.steps:
-            line = _one_step(engine, config, data, batches.at(engine.step))
+            crew.watch.at(engine.step, "a step")
+            line = _one_step(engine, config, data, batches.at(engine.step), bool(stop.asked))
+            stopping = line.pop("stop") > 0
             line["seconds"] = time.monotonic() - started
             line["samples_per_s"] = (engine.step - first) * config.samples_per_step / line["seconds"]
             if metrics is not None:
                 metrics.add(line)
                 report(line)
-                if engine.step % config.save_every == 0 or engine.step == config.step.steps:
+                if engine.step % config.save_every == 0 or engine.step == config.step.steps or stopping:
+                    crew.watch.at(engine.step, "saving", patient=True)
                     manifest = save_checkpoint(folder / "checkpoints", engine, record, cursor)
                     record = replace(record, steps=engine.step, checkpoint_id=manifest.id)
                     write_record(folder, record)
                     _keep_newest(folder / "checkpoints", config.keep)
+            if stopping:
+                break
     return record
 
 
-def _one_step(engine: Engine, config: TrainConfig, data: CatalogData, batch: Batch) -> dict[str, Any]:
+def _one_step(engine: Engine, config: TrainConfig, data: CatalogData, batch: Batch, stop: bool) -> dict[str, Any]:
     line: dict[str, Any] = {"step": engine.step + 1}
-    line.update(train_step(engine, batch))
+    line.update(train_step(engine, batch, stop=stop))
     loads = take_loads(engine.model, config.step.balance_rate)
     looks = engine.step % config.held_out_every == 0 or engine.step == config.step.steps
     if looks:

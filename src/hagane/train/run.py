@@ -17,16 +17,25 @@ from hagane.terms.files import write_whole
 from hagane.train.config import TrainConfig
 
 
+def refuse_run(folder: Path) -> None:
+    """A new run wants a folder of its own.
+
+    Raises:
+        TrainingError: the folder already holds a run.
+    """
+    if (folder / "config.toml").exists():
+        raise TrainingError(
+            "there is a run here already", where=str(folder), next_step="choose another --run, or add --resume"
+        )
+
+
 def begin_run(folder: Path, config: TrainConfig) -> None:
     """Make the folder and write the resolved configuration.
 
     Raises:
         TrainingError: the folder already holds a run, or cannot be made.
     """
-    if (folder / "config.toml").exists():
-        raise TrainingError(
-            "there is a run here already", where=str(folder), next_step="choose another --run, or add --resume"
-        )
+    refuse_run(folder)
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as e:
