@@ -63,7 +63,7 @@ class TowerLayer(nn.Module):
         return out
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], self.heads, -1).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.heads, x.shape[-1] // self.heads).transpose(1, 2)
 
 
 def _join(x: Tensor) -> Tensor:
