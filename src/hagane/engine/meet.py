@@ -83,7 +83,7 @@ def reach(seat: Seat, wait_s: float) -> Store:
 
 
 def join_ranks(seat: Seat, store: Store, device: torch.device, deadline_s: float) -> None:
-    """Form the process group of all ranks; each takes its device, and its share of the machine's cores.
+    """Form the process group of all ranks; each takes its device, and its share of the cores if nobody dealt them.
 
     Args:
         seat: this process's.
@@ -94,8 +94,9 @@ def join_ranks(seat: Seat, store: Store, device: torch.device, deadline_s: float
     Raises:
         ConfigError: the machine has fewer devices than ranks.
     """
-    # two ranks of one thread take about twice the steps of one rank of two threads at the small sizes
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // seat.local_ranks))
+    if "OMP_NUM_THREADS" not in os.environ:
+        # two ranks of one thread take about twice the steps of one rank of two threads at the small sizes
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // seat.local_ranks))
     if device.type != "cpu":
         _take_device(device, seat)
     backend = dist.get_default_backend_for_device(device)
