@@ -24,7 +24,7 @@ def total_loss(sums: Tensor, counts: Tensor, next_weight: float) -> Tensor:
     return (means[:, 0] + next_weight * means[:, 1]).sum() / len(sums)
 
 
-def train_step(engine: Engine, batch: Batch, limits: Limits | None = None) -> dict[str, float]:
+def train_step(engine: Engine, batch: Batch, limits: Limits | None = None, *, stop: bool = False) -> dict[str, float]:
     """One optimiser step on one batch (all ranks call it with the same batch, or each with its share).
 
     Where the loss or the gradient norm is beyond the limits, or not finite, the step is not taken: weights, moments,
@@ -34,9 +34,11 @@ def train_step(engine: Engine, batch: Batch, limits: Limits | None = None) -> di
         engine: this rank's.
         batch: to learn from.
         limits: the same on all ranks; None makes what is not finite an error.
+        stop: whether this rank was asked to stop; it travels with the losses, so that all ranks know at this step.
 
     Returns:
-        loss, loss/<embodiment>, next/<embodiment>, gradient norm, learning rate, and whether the step was taken (1, 0).
+        loss, loss/<embodiment>, next/<embodiment>, gradient norm, learning rate; taken: whether the step was (1, 0);
+        stop: ranks that were asked to.
 
     Raises:
         TrainingError: without limits, the loss or the gradient is not finite.
@@ -48,11 +50,13 @@ def train_step(engine: Engine, batch: Batch, limits: Limits | None = None) -> di
     figures = backward(engine, micros, counts)
     grads = sum_gradients(engine)
     norm = gradient_norm(engine, grads)
-    sum_over([figures])
+    asked = figures.new_tensor(float(stop))
+    sum_over([figures, asked])
     stage = engine.mesh.group("stage") if engine.mesh.stage else None
     sum_over([m.load_GE for m in moe_layers(engine.model)], stage)
     means = figures / counts.clamp_min(1)
-    result = {"loss": 0.0, "gradient_norm": float(norm), "lr": learning_rate(engine.config, engine.step)}
+    rate = learning_rate(engine.config, engine.step)
+    result = {"loss": 0.0, "gradient_norm": float(norm), "lr": rate, "stop": float(asked)}
     for part, (action, following) in zip(batch.parts, means.tolist(), strict=True):
         result[f"loss/{part.observation.embodiment}"] = action
         result[f"next/{part.observation.embodiment}"] = following

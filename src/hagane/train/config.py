@@ -61,6 +61,8 @@ class TrainConfig:
     """Samples of each such look."""
     pictures: Literal["jpeg", "video"] = "jpeg"
     """How the training cache keeps pictures: "video" takes a tenth of the disk and draws from pools of episodes."""
+    watch_s: float = 600.0
+    """Seconds without a step or a collective on any rank after which a run that hangs is ended; 0 never."""
     loader_workers: int = 0
     """Threads that make batches ahead of time; 0 makes each when it is needed."""
     split: str = ""
@@ -77,8 +79,8 @@ class TrainConfig:
             raise ConfigError(f"weights for data sets that are not trained on: {', '.join(stray)}")
         if min(self.samples_per_step, self.save_every, self.keep, self.held_out_every, self.step.steps) < 1:
             raise ConfigError("samples_per_step, save_every, keep, held_out_every and steps must be at least 1")
-        if min(self.loader_workers, self.keep_every) < 0:
-            raise ConfigError("loader_workers and keep_every cannot be negative")
+        if min(self.loader_workers, self.keep_every, self.watch_s) < 0:
+            raise ConfigError("loader_workers, keep_every and watch_s cannot be negative")
         if self.purpose not in ("anchor", "member-training", "finetune", "distil"):
             raise ConfigError(f"purpose {self.purpose!r} trains nothing", next_step='use "anchor" or "member-training"')
 
