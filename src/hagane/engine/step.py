@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from hagane.engine.config import learning_rate
 from hagane.engine.engine import Engine
 from hagane.engine.inputs import train_samples
 from hagane.engine.limits import Limits
+from hagane.engine.loads import moe_layers
 from hagane.engine.parallel import is_sharded
 from hagane.engine.ranks import part_slice, share, sum_over
 from hagane.engine.stages import as_tensor
-from hagane.model import Generalist, TrainSample, balance, loss_counts
-from hagane.model.moe import MoE
+from hagane.model import TrainSample, loss_counts
 from hagane.terms import Batch, TrainingError
-
-
-def moe_layers(model: nn.Module) -> list[MoE]:
-    """The mixture-of-experts layers in order."""
-    return [m for m in model.modules() if isinstance(m, MoE)]
 
 
 def total_loss(sums: Tensor, counts: Tensor, next_weight: float) -> Tensor:
@@ -67,7 +62,7 @@ def train_step(engine: Engine, batch: Batch, limits: Limits | None = None) -> di
     if result["taken"]:
         update(engine, grads, norm, result["lr"])
         return result
-    forget_loads(engine.model)
+    forget_loads(engine)
     if limits is None:
         raise TrainingError(
             f"the loss is not finite at step {engine.step}",
@@ -139,24 +134,10 @@ def update(engine: Engine, grads: list[Tensor], norm: Tensor, rate: float) -> No
     engine.step += 1
 
 
-def forget_loads(model: Generalist) -> None:
+def forget_loads(engine: Engine) -> None:
     """Forget where the tokens of a step went that was not taken."""
-    for m in moe_layers(model):
+    for m in moe_layers(engine.model):
         m.load_GE.zero_()
-
-
-def take_loads(model: Generalist, rate: float) -> dict[str, list[list[float]]]:
-    """Balance every layer's bias and return expert use: by embodiment, [layers][experts] shares of its tokens.
-
-    Call once a step, after the loads were summed over ranks.
-    """
-    moes = moe_layers(model)
-    loads = torch.stack([m.load_GE for m in moes])
-    shares = loads / loads.sum(-1, keepdim=True).clamp_min(1)
-    for m in moes:
-        balance(m, rate)
-    names = [e.name for e in model.config.embodiments]
-    return {name: shares[:, row].tolist() for row, name in enumerate(names)}
 
 
 @torch.no_grad()
