@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from hagane.engine import Engine, StepConfig, take_loads, train_step
+from hagane.engine import Engine, StepConfig, balance_experts, train_step
 from hagane.terms import RunRecord
 from tests.model_fixture import engine_of, make_batch
 
@@ -22,7 +22,7 @@ def go_on(engine: Engine, steps: int) -> list[dict[str, float]]:
     lines = []
     for _ in range(steps):
         lines.append(train_step(engine, make_batch(engine.step)))
-        take_loads(engine.model, 0.01)
+        balance_experts(engine)
     return lines
 
 

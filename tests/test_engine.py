@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from hagane.engine import Engine, Layout, StepConfig, take_loads, train_step
+from hagane.engine import Engine, Layout, StepConfig, balance_experts, train_step
 from hagane.terms import TrainingError
 from tests.model_fixture import engine_of, make_batch
 
@@ -20,7 +20,7 @@ def trained(steps: int = 3) -> Engine:
     engine = engine_of(StepConfig(steps=20, warmup=2))
     for step in range(steps):
         train_step(engine, make_batch(step))
-        take_loads(engine.model, 0.01)
+        balance_experts(engine)
     return engine
 
 
@@ -42,7 +42,7 @@ def one_rank(rank: int, world: int, port: int, out: str) -> None:
     lines = []
     for step in range(3):
         lines.append(train_step(engine, make_batch(step)))
-        take_loads(engine.model, 0.01)
+        balance_experts(engine)
     if rank == 0:
         torch.save({"lines": lines, "weights": dict(engine.model.state_dict())}, out)
     dist.destroy_process_group()
@@ -58,7 +58,7 @@ def test_two_ranks_take_the_same_step_as_one(tmp_path: Path) -> None:
     engine = engine_of(StepConfig(steps=20, warmup=2))
     for step in range(3):
         line = train_step(engine, make_batch(step))
-        take_loads(engine.model, 0.01)
+        balance_experts(engine)
         for key, value in line.items():
             assert value == pytest.approx(two["lines"][step][key], rel=2e-5), key
     for name, p in engine.model.state_dict().items():

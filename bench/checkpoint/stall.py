@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.checkpoint_fixture import RECORD
 from tests.model_fixture import engine_of, make_batch
 
-from hagane.engine import Engine, Saver, StepConfig, take_loads, train_step
+from hagane.engine import Engine, Saver, StepConfig, balance_experts, train_step
 from hagane.engine.checkpoint import by_table
 from hagane.engine.pieces import parts_here, tables
 
@@ -76,7 +76,7 @@ def window(engine: Engine, save: Save, steps: int, samples: int) -> tuple[float,
     blocked = time.perf_counter() - started
     for batch in batches:
         train_step(engine, batch)
-        take_loads(engine.model, 0.01)
+        balance_experts(engine)
     spent = time.perf_counter() - started
     wait()
     return spent, blocked, time.perf_counter() - started
