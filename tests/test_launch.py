@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -208,3 +209,12 @@ def test_other_ranks_than_torchrun_started_are_refused(
     assert main(["train", "--home", str(tmp_path), "--nproc", "4"]) == 1
     text = capsys.readouterr().err
     assert "--nproc 4, but torchrun started 8 ranks" in text and text.count("next:") == 1
+
+
+def test_the_picture_of_a_layout_is_the_engines_own() -> None:
+    root = Path(__file__).parents[1]
+    spec = importlib.util.spec_from_file_location("draw_layout", root / "scripts" / "draw_layout.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.svg() == (root / "docs" / "layout.svg").read_text("utf-8"), "python scripts/draw_layout.py"
