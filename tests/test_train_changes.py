@@ -13,7 +13,7 @@ import pytest
 from hagane.catalog.split import load_split
 from hagane.cli import main
 from hagane.cli.site import open_catalog
-from hagane.engine import StepConfig
+from hagane.engine import Saver, StepConfig
 from hagane.model import latest, read_manifest
 from hagane.seal import Ledger
 from hagane.terms import ConfigError, dump_toml
@@ -53,15 +53,13 @@ def loss_lines(site: Path) -> list[float]:
 
 def halfway(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that stops after its first checkpoint, at step 4."""
-    import hagane.train.loop as loop
-
-    real = loop.save_checkpoint
+    real = Saver.save
 
     def stop(*args: object) -> object:
         real(*args)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "save_checkpoint", stop)
+    monkeypatch.setattr(Saver, "save", stop)
     assert run(site, "--config", str(site / "first.toml")) == 130
     monkeypatch.undo()
 

@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from hagane.engine import Seat
     from hagane.train import CatalogData, TrainConfig
     from hagane.train.changes import Change
+    from hagane.train.skips import Skip
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,16 @@ def be_rank(o: Train, start: Start) -> None:
         shown = TrainPanel.for_stream(config.step.steps, title=o.run.name) if crew.first else nullcontext()
         with shown as panel:
             report = (lambda line: None) if panel is None else panel.update
-            record = train(o.run, config, data, resume=start.resume, report=report, note=say, crew=crew)
+            record = train(
+                o.run,
+                config,
+                data,
+                resume=start.resume,
+                report=report,
+                note=say,
+                left_out=partial(note_skip, o, catalog),
+                crew=crew,
+            )
         if crew.first:
             tell_end(o, config, record, catalog)
 
@@ -140,6 +151,12 @@ def note_change(o: Train, config: TrainConfig, data: CatalogData, catalog: Catal
 
     change = change_mixture(o.run, config, data.embodiments, data.train.cursor, note)
     print(f"from step {change.step} on: {', '.join(change.datasets)}")
+
+
+def note_skip(o: Train, catalog: Catalog, skip: Skip) -> None:
+    """Note in the ledger which batches a run left out."""
+    if catalog.ledger is not None:
+        catalog.ledger.append("skip", {"run": o.run.name, **asdict(skip)})
 
 
 def tell_end(o: Train, config: TrainConfig, record: RunRecord, catalog: Catalog) -> None:

@@ -1,11 +1,12 @@
 """One training step on any layout, and its checkpoint."""
 
-from hagane.engine.checkpoint import load_engine, save_checkpoint
+from hagane.engine.checkpoint import Saver, load_engine, save_checkpoint, start_from
 from hagane.engine.config import StepConfig
 from hagane.engine.crew import Crew, crew_of
 from hagane.engine.engine import Engine, make_engine
 from hagane.engine.fit import fit_layout
 from hagane.engine.layout import Compute, Layout, check_layout
+from hagane.engine.limits import Limits
 from hagane.engine.loads import balance_experts, layer_loads, load_figures
 from hagane.engine.meet import Seat, seat_from_env
 from hagane.engine.mesh import Mesh, make_mesh
@@ -21,8 +22,10 @@ __all__ = [
     "Crew",
     "Engine",
     "Layout",
+    "Limits",
     "Mesh",
     "Placed",
+    "Saver",
     "Seat",
     "StepConfig",
     "balance_experts",
@@ -40,6 +43,7 @@ __all__ = [
     "run_ranks",
     "save_checkpoint",
     "seat_from_env",
+    "start_from",
     "train_step",
     "world_size",
 ]

@@ -19,7 +19,7 @@ from hagane.train.run import read_config, read_lines, write_file
 
 MIXTURE_FIELDS = ("datasets", "weights", "temperature")
 """Fields of `TrainConfig` that a change may touch."""
-CARRIED_OUT = ("loader_workers", "layout", "compute", "watch_s")
+CARRIED_OUT = ("loader_workers", "layout", "compute", "spike", "watch_s")
 """Fields that say how a run is carried out, not what it computes: free at every start."""
 
 

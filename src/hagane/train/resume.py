@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hagane.engine import Engine, load_engine
 from hagane.model import Manifest
-from hagane.model.weights import MANIFEST, read_manifest
+from hagane.model.weights import complete, manifest_of
 from hagane.terms import CheckpointError, CorruptError, TrainingError
 
 
@@ -23,9 +23,10 @@ def checkpoints_of(folder: Path, note: Callable[[str], None] = lambda text: None
         TrainingError: the run saved some, and none is left.
     """
     saved, whole = saved_step(folder), []
-    for path in sorted((p.parent for p in (folder / "checkpoints").glob(f"step-*/{MANIFEST}")), reverse=True):
+    for path in reversed(complete(folder / "checkpoints")):
         try:
-            read_manifest(path)
+            # names and the manifest's own digest; the bytes are compared when they are loaded
+            manifest_of(path)
             whole.append(path)
         except (CheckpointError, CorruptError) as e:
             note(f"passed over {path.name}: {e.where}: {e.what}")
