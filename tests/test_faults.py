@@ -137,10 +137,10 @@ def test_asked_to_stop_a_run_saves_and_goes_on_later(
 ) -> None:
     name, real = f"asked-{number.name}", loop.train_step
 
-    def step(engine: Any, batch: Any, *, stop: bool) -> dict[str, float]:
+    def step(engine: Any, *rest: Any, **more: Any) -> Any:
         if engine.step == 9:
             os.kill(os.getpid(), number)
-        return real(engine, batch, stop=stop)
+        return real(engine, *rest, **more)
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "train_step", step)
@@ -159,7 +159,7 @@ def test_a_damaged_or_lost_checkpoint_is_passed_over(whole: Path, capsys: pytest
     shutil.copytree(whole / "runs" / "whole", folder)
     newest = latest(folder / "checkpoints")
     assert newest is not None
-    next(newest.rglob("weights*.safetensors")).unlink()
+    next((newest / "weights").glob("*.safetensors")).unlink()
     assert run(whole, "lost", "--resume") == 0
     text = capsys.readouterr().err
     assert f"passed over {newest.name}" in text and "is missing" in text and "going on from step-000020" in text

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,8 +17,11 @@ import pytest
 import torch.distributed as dist
 
 import hagane
+from hagane.cli import main
+from hagane.engine import Compute, Layout, check_layout, fit_layout
 from hagane.engine.agree import agree, differences, rank_list
 from hagane.engine.meet import Seat, seat_from_env
+from hagane.model.sizes import size_named
 from hagane.terms import ConfigError, TrainingError
 
 NUMBERS = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
@@ -136,10 +141,80 @@ def test_other_code_torch_seed_and_device_are_refused_by_every_rank(tmp_path: Pa
         env["TORCHELASTIC_USE_AGENT_STORE"] = "True"
         command = [sys.executable, "-c", ONE_RANK, *planted]
         ranks.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, cwd=tmp_path.parent))
-    said = [rank.communicate(timeout=120)[0] for rank in ranks]
+    try:
+        said = [rank.communicate(timeout=400)[0] for rank in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
     # every rank refuses, one of them says why
     assert [rank.returncode for rank in ranks] in ([0, 1], [1, 0]) and "they trained" not in "".join(said)
     assert sorted(said)[0] == "" and "".join(said).count("the ranks differ") == 1, said
     odd = ("code (", "torch (2.0.1 on rank 1,", "device (cpu on rank 0, cuda on rank 1)", "seed (1 on rank 0")
     for part in odd:
         assert part in "".join(said), said
+
+
+SMALL = size_named("4m")
+
+
+@pytest.mark.parametrize(
+    ("before", "ranks", "after"),
+    [
+        (Layout(dp_shard=2, ep=2), 2, Layout(dp_shard=2, ep=2)),
+        (Layout(), 4, Layout(dp_replicate=4)),
+        (Layout(dp_replicate=2), 4, Layout(dp_replicate=4)),
+        # shards of a copy are kept: a rank needs the memory that it did
+        (Layout(dp_shard=4), 8, Layout(dp_replicate=2, dp_shard=4)),
+        (Layout(dp_replicate=2, dp_shard=2), 2, Layout(dp_shard=2)),
+        # else the copies, and groups of experts get smaller by a whole factor
+        (Layout(dp_shard=4, ep=4), 2, Layout(dp_shard=2, ep=2)),
+        (Layout(dp_shard=4, ep=4), 1, Layout()),
+        (Layout(pp=2, dp_shard=4, ep=4), 4, Layout(pp=2, dp_shard=2, ep=2)),
+        (Layout(dp_shard=4, tp=2, ep=8), 4, Layout(dp_shard=2, tp=2, ep=4)),
+        # three shards would not divide the experts' widths, or be kept as they were
+        (Layout(dp_shard=2), 3, Layout(dp_replicate=1, dp_shard=3)),
+    ],
+)
+def test_a_layout_is_fitted_to_the_ranks_that_are_there(before: Layout, ranks: int, after: Layout) -> None:
+    assert fit_layout(before, ranks, SMALL) == after
+
+
+@pytest.mark.parametrize(("layout", "ranks"), [(Layout(pp=2), 3), (Layout(tp=2, dp_shard=2), 1), (Layout(cp=2), 5)])
+def test_a_layout_that_cannot_be_fitted_is_refused_with_those_that_work(layout: Layout, ranks: int) -> None:
+    with pytest.raises(ConfigError, match=f"does not fit on {ranks} ranks") as caught:
+        fit_layout(layout, ranks, SMALL)
+    assert f"use {layout.ranks} ranks" in str(caught.value) and f"a layout of {ranks}: (" in str(caught.value)
+
+
+@pytest.mark.parametrize("ranks", range(1, 17))
+def test_whatever_is_fitted_runs_on_those_ranks_and_keeps_pp_cp_and_tp(ranks: int) -> None:
+    axes = [Layout(pp, rep, shard, 1, tp) for pp in (1, 2) for rep in (1, 2) for shard in (1, 2, 4) for tp in (1, 2)]
+    fitted = 0
+    for layout in [replace(a, ep=ep) for a in axes for ep in (1, 2, 4) if a.fsdp % ep == 0]:
+        try:
+            found = fit_layout(layout, ranks, SMALL)
+        except ConfigError:
+            continue
+        check_layout(found, Compute(), SMALL, ranks)
+        assert (found.pp, found.cp, found.tp) == (layout.pp, layout.cp, layout.tp) and layout.ep % found.ep == 0
+        fitted += 1
+    assert fitted > 0
+
+
+def test_other_ranks_than_torchrun_started_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in FULL.items():
+        monkeypatch.setenv(name, value)
+    assert main(["train", "--home", str(tmp_path), "--nproc", "4"]) == 1
+    text = capsys.readouterr().err
+    assert "--nproc 4, but torchrun started 8 ranks" in text and text.count("next:") == 1
+
+
+def test_the_picture_of_a_layout_is_the_engines_own() -> None:
+    root = Path(__file__).parents[1]
+    spec = importlib.util.spec_from_file_location("draw_layout", root / "scripts" / "draw_layout.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.svg() == (root / "docs" / "layout.svg").read_text("utf-8"), "python scripts/draw_layout.py"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hagane.engine import Engine, load_engine
 from hagane.model import Manifest
-from hagane.model.weights import complete, manifest_of
+from hagane.model.weights import complete, manifest_of, step_of
 from hagane.terms import CheckpointError, CorruptError, TrainingError
 
 
@@ -36,9 +36,8 @@ def checkpoints_of(folder: Path, note: Callable[[str], None] = lambda text: None
             where=str(folder / "checkpoints"),
             next_step="put the folder back from a copy, or start a new run; nothing is trained over it",
         )
-    newest = f"step-{saved:06d}"
-    if saved and newest not in {p.name for p in whole}:
-        note(f"{newest}, the newest that was saved, is not there as a whole: going on from {whole[0].name}")
+    if whole and step_of(whole[0]) < saved:
+        note(f"step {saved}, the newest that was saved, is not there as a whole: going on from {whole[0].name}")
     return whole
 
 
