@@ -15,6 +15,7 @@ import torch.multiprocessing as mp
 
 from hagane.engine import (
     Engine,
+    Layout,
     StepConfig,
     load_engine,
     save_checkpoint,
@@ -25,13 +26,13 @@ from hagane.model import latest, read_manifest
 from hagane.model.naming import to_disk
 from hagane.policy import load_policy
 from hagane.terms import CheckpointError, ConfigError, CorruptError, RunRecord, TrainingError
-from tests.model_fixture import ARM, CAM, ROAD, make_batch, make_model, make_part
+from tests.model_fixture import ARM, CAM, ROAD, engine_of, make_batch, make_part
 
 RECORD = RunRecord("r", "c", "d", {"arm-demo": "1"}, {"arm-demo": "2"}, {"arm-demo": "member-robots"}, 0, 0)
 
 
 def trained(steps: int = 3) -> Engine:
-    engine = Engine(make_model(), StepConfig(steps=20, warmup=2), 0)
+    engine = engine_of(StepConfig(steps=20, warmup=2))
     for step in range(steps):
         train_step(engine, make_batch(step))
         take_loads(engine.model, 0.01)
@@ -41,7 +42,7 @@ def trained(steps: int = 3) -> Engine:
 def test_a_loaded_engine_goes_on_with_identical_losses(tmp_path: Path) -> None:
     engine = trained()
     save_checkpoint(tmp_path, engine, RECORD, {"data": "x"})
-    again = Engine(make_model(), StepConfig(steps=20, warmup=2), 0)
+    again = engine_of(StepConfig(steps=20, warmup=2))
     found = latest(tmp_path)
     assert found is not None
     assert load_engine(found, again).cursor == {"data": "x"}
@@ -109,7 +110,7 @@ def test_a_folder_without_a_manifest_is_no_checkpoint(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, trained(1), RECORD, {})
-    other = Engine(make_model(embodiments=(ARM,)), StepConfig(), 0)
+    other = engine_of(embodiments=(ARM,))
     with pytest.raises(CheckpointError, match="made for another model"):
         load_engine(tmp_path / "step-000001", other)
 
@@ -147,7 +148,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move() -> None:
 def one_rank(rank: int, world: int, port: int, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    engine = Engine(make_model(), StepConfig(steps=20, warmup=2), 0)
+    engine = engine_of(StepConfig(steps=20, warmup=2), layout=Layout(dp_replicate=2))
     lines = []
     for step in range(3):
         lines.append(train_step(engine, make_batch(step)))
@@ -164,7 +165,7 @@ def test_two_ranks_take_the_same_step_as_one(tmp_path: Path) -> None:
     out = tmp_path / "two.pt"
     mp.spawn(one_rank, (2, port, str(out)), nprocs=2)
     two = torch.load(out, weights_only=True)
-    engine = Engine(make_model(), StepConfig(steps=20, warmup=2), 0)
+    engine = engine_of(StepConfig(steps=20, warmup=2))
     for step in range(3):
         line = train_step(engine, make_batch(step))
         take_loads(engine.model, 0.01)

@@ -1,12 +1,20 @@
 """One training step on any layout, and its checkpoint."""
 
 from hagane.engine.checkpoint import load_engine, save_checkpoint
-from hagane.engine.parallel import Layout, check_layout, device_for, join_ranks, leave_ranks, rank, world_size
-from hagane.engine.step import Engine, StepConfig, evaluate_loss, take_loads, train_step
+from hagane.engine.config import StepConfig
+from hagane.engine.engine import Engine, make_engine
+from hagane.engine.layout import Compute, Layout, check_layout
+from hagane.engine.mesh import Mesh, make_mesh
+from hagane.engine.placed import Placed
+from hagane.engine.ranks import device_for, join_ranks, leave_ranks, rank, world_size
+from hagane.engine.step import evaluate_loss, take_loads, train_step
 
 __all__ = [
+    "Compute",
     "Engine",
     "Layout",
+    "Mesh",
+    "Placed",
     "StepConfig",
     "check_layout",
     "device_for",
@@ -14,6 +22,8 @@ __all__ = [
     "join_ranks",
     "leave_ranks",
     "load_engine",
+    "make_engine",
+    "make_mesh",
     "rank",
     "save_checkpoint",
     "take_loads",

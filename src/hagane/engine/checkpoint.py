@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hagane.engine.step import Engine
+from hagane.engine.engine import Engine
 from hagane.model.naming import from_disk, to_disk
 from hagane.model.weights import MANIFEST, Manifest, read_manifest, read_tensors, readable, served_state
 from hagane.terms import RunRecord, TrainingError, digest_file, digest_value, dump_toml
@@ -57,7 +57,7 @@ def load_engine(checkpoint: Path, engine: Engine) -> Manifest:
     manifest = read_manifest(checkpoint)
     model, where = engine.model, str(checkpoint)
     with readable(checkpoint):
-        from_disk(model, dict(model.named_parameters()), read_tensors(checkpoint, "weights"), where)
+        from_disk(model, engine.local, read_tensors(checkpoint, "weights"), where)
         from_disk(model, served_state(model, engine.ema), read_tensors(checkpoint, "served"), where)
         moments = moment_state(engine)
         both = read_tensors(checkpoint, "moments")
@@ -73,7 +73,7 @@ def load_engine(checkpoint: Path, engine: Engine) -> Manifest:
 def moment_state(engine: Engine) -> dict[str, dict[str, Tensor]]:
     """AdamW's moments by kind and parameter name, made if the optimiser has not stepped yet."""
     kinds: dict[str, dict[str, Tensor]] = {"exp_avg": {}, "exp_avg_sq": {}}
-    for name, p in engine.model.named_parameters():
+    for name, p in engine.local.items():
         state = engine.optimizer.state[p]
         if not state:
             state["step"] = torch.zeros(())
@@ -86,7 +86,7 @@ def moment_state(engine: Engine) -> dict[str, dict[str, Tensor]]:
 def _write(making: Path, engine: Engine, record: RunRecord, cursor: Mapping[str, str]) -> Manifest:
     model = engine.model
     (making / "model.toml").write_text(dump_toml(model.config), "utf-8")
-    tables = {"weights": to_disk(model, dict(model.named_parameters()))}
+    tables = {"weights": to_disk(model, engine.local)}
     tables["served"] = to_disk(model, served_state(model, engine.ema))
     moments: dict[str, dict[str, Tensor]] = {}
     for kind, state in moment_state(engine).items():

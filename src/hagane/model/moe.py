@@ -20,11 +20,6 @@ class Experts(nn.Module):
         self.up = nn.Parameter(torch.empty(experts, d_model, 2 * ffn))
         self.down = nn.Parameter(torch.empty(experts, ffn, d_model))
 
-    def reset_parameters(self) -> None:
-        """Scaled normal start."""
-        nn.init.normal_(self.up, std=self.up.shape[1] ** -0.5)
-        nn.init.normal_(self.down, std=self.down.shape[1] ** -0.5)
-
     def forward(self, x: Tensor, ends: Tensor) -> Tensor:
         """[P, D] tokens grouped by expert to [P, D]; `ends` [E] int32 is the end of each expert's group."""
         gate, value = F.grouped_mm(x, self.up, offs=ends).chunk(2, -1)
@@ -62,22 +57,22 @@ class MoE(nn.Module):
     bias_GE: Tensor
     permitted_GE: Tensor
     load_GE: Tensor
+    row_E: Tensor
 
     def __init__(self, d_model: int, experts: int, top_k: int, ffn: int, permitted_GE: Tensor) -> None:
         super().__init__()
-        self.top_k = min(top_k, int(permitted_GE.sum(1).max())) if permitted_GE.device.type != "meta" else top_k
+        self.top_k = min(top_k, int(permitted_GE.sum(1).max()))
         self.router = nn.Parameter(torch.empty(experts, d_model))
         self.experts = Experts(experts, d_model, ffn)
         self.shared = SwiGLU(d_model, ffn)
-        # one row a gate (= embodiment); the bias only chooses, it never weighs
-        self.register_buffer("bias_GE", torch.zeros(permitted_GE.shape))
+        # one row a gate (= embodiment); the bias only chooses, it never weighs. Buffers are real even where the
+        # parameters are on the meta device: nothing draws them later
+        self.register_buffer("bias_GE", torch.zeros(permitted_GE.shape, device="cpu"))
         self.register_buffer("permitted_GE", permitted_GE, persistent=False)
-        self.register_buffer("load_GE", torch.zeros(permitted_GE.shape), persistent=False)
-
-    def reset_parameters(self) -> None:
-        """Small router, scaled experts."""
-        nn.init.normal_(self.router, std=self.router.shape[1] ** -0.5)
-        self.experts.reset_parameters()
+        self.register_buffer("load_GE", torch.zeros(permitted_GE.shape, device="cpu"), persistent=False)
+        # row of each expert in the stacked parameters
+        self.register_buffer("row_E", torch.arange(experts, device="cpu"), persistent=False)
+        self.counting = True
 
     def route(self, x: Tensor, gate_M: Tensor) -> tuple[Tensor, Tensor]:
         """Experts [M, k] of each token and their weights [M, k], which add up to 1 over permitted experts."""
@@ -93,13 +88,14 @@ class MoE(nn.Module):
         tokens, width = x.shape
         chosen, weight = self.route(x, gate_M)
         flat = chosen.reshape(-1)
-        order = flat.argsort(stable=True)
-        count_E = torch.bincount(flat, minlength=len(self.router))
+        rows = self.row_E[flat]
+        order = rows.argsort(stable=True)
+        count_E = torch.zeros_like(self.row_E).scatter_add(0, rows, torch.ones_like(rows))
         grouped = x.index_select(0, order // self.top_k)
         out = self.experts(grouped, count_E.cumsum(0).to(torch.int32))
         back = torch.empty_like(out).index_copy(0, order, out).view(tokens, self.top_k, width)
         mixed = (back * weight[..., None]).sum(1)
-        if self.training:
+        if self.training and self.counting:
             # a choice beyond the permitted set has weight 0 and is no load
             used = (weight.detach() > 0).to(self.load_GE.dtype).reshape(-1)
             cell = gate_M.repeat_interleave(self.top_k) * len(self.router) + flat

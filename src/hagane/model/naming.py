@@ -42,6 +42,11 @@ class Piece:
     """Row, or -1."""
 
 
+def is_stacked(name: str) -> bool:
+    """Whether each row of a parameter or buffer is a piece of its own on disk."""
+    return name in BY_SLOT or name in BY_EMBODIMENT or name.endswith((*BY_EXPERT, BY_GATE))
+
+
 def pieces(model: Generalist, names: tuple[str, ...]) -> list[Piece]:
     """The pieces on disk of some of the model's parameters and buffers, in a canonical order."""
     config = model.config

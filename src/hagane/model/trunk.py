@@ -32,14 +32,20 @@ class Trunk(nn.Module):
 
     def __init__(self, size: Size, permitted_GE: Tensor) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(TrunkLayer(size, permitted_GE.clone()) for _ in range(size.layers))
+        # by name, so that a part of the layers keeps its names
+        self.layers = nn.ModuleDict({str(i): TrunkLayer(size, permitted_GE.clone()) for i in range(size.layers)})
         self.norm = Norm(size.d_model)
         self.head_dim = size.head_dim
+
+    @property
+    def blocks(self) -> list[TrunkLayer]:
+        """The layers that are here, in order."""
+        return [layer for layer in self.layers.values() if isinstance(layer, TrunkLayer)]
 
     def forward(self, x: Tensor, position: Tensor, place: Tensor, mask: Tensor, gate_M: Tensor) -> Tensor:
         """[M, D] to [M, D]; `position` [M] is each token's rotary position."""
         turn = rotary(position, self.head_dim)
-        for layer in self.layers:
+        for layer in self.blocks:
             x = layer(x, turn, place, mask, gate_M)
         out: Tensor = self.norm(x)
         return out

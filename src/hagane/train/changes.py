@@ -74,7 +74,9 @@ def shape_for(checkpoint: Path, embodiments: Sequence[Embodiment]) -> ModelConfi
 
 def without_mixture(config: TrainConfig) -> dict[str, object]:
     """What of a configuration never changes in the life of a run."""
-    return {k: v for k, v in asdict(config).items() if k not in (*MIXTURE_FIELDS, "loader_workers", "layout")}
+    return {
+        k: v for k, v in asdict(config).items() if k not in (*MIXTURE_FIELDS, "loader_workers", "layout", "compute")
+    }
 
 
 def change_mixture(

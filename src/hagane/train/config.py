@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hagane.engine import Layout, StepConfig
+from hagane.engine import Compute, Layout, StepConfig
 from hagane.model.config import Head
 from hagane.terms import ConfigError, Purpose
 
@@ -42,6 +42,8 @@ class TrainConfig:
     """Optimiser and losses."""
     layout: Layout = field(default_factory=Layout)
     """Ranks along each axis of parallelism."""
+    compute: Compute = field(default_factory=Compute)
+    """How a step is carried out on them."""
     device: str = "auto"
     """auto, cpu, or a torch device name."""
     save_every: int = 200

@@ -10,24 +10,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from hagane.catalog import Ahead
 from hagane.engine import (
     Engine,
-    check_layout,
     device_for,
     evaluate_loss,
     load_engine,
+    make_engine,
     rank,
     save_checkpoint,
     take_loads,
     train_step,
-    world_size,
 )
-from hagane.model import Generalist, ModelConfig, make_config
+from hagane.model import ModelConfig, make_config
 from hagane.terms import Batch, CheckpointError, RunRecord, digest_value
 from hagane.train.changes import check_cursor, checkpoint_of, joined_record, shape_for, without_mixture
 from hagane.train.config import TrainConfig, vision_file
@@ -35,8 +34,8 @@ from hagane.train.data import CatalogData
 from hagane.train.run import MetricsFile, begin_run, make_record, write_record
 
 
-def build_model(config: TrainConfig, data: CatalogData, shape: ModelConfig | None = None) -> Generalist:
-    """A fresh model: weights from the config's seed, normaliser from the data's statistics.
+def build_engine(config: TrainConfig, data: CatalogData, shape: ModelConfig | None = None) -> Engine:
+    """A fresh engine: weights from the config's seed, normaliser from the data's statistics.
 
     Args:
         config: the run's.
@@ -48,23 +47,33 @@ def build_model(config: TrainConfig, data: CatalogData, shape: ModelConfig | Non
         shape = make_config(config.size, data.embodiments, head=config.head)
         if config.experts:
             shape = ModelConfig(config.size, shape.embodiments, dict(config.experts), config.head)
-    model = Generalist(shape)
-    model.reset_parameters(config.seed)
+    path = vision_file(config)
+    engine = make_engine(
+        shape,
+        config.step,
+        config.seed,
+        layout=config.layout,
+        compute=config.compute,
+        device=device_for(config.device),
+        given={VISION: vision_weight(path, shape)} if path else {},
+    )
     if fresh:
         # a run that goes on keeps its scales, whatever data came or went
-        model.fit_normaliser(data.stats)
-    if path := vision_file(config):
-        init_vision(model, path)
-    return model
+        engine.model.fit_normaliser(data.stats)
+    return engine
 
 
-def init_vision(model: Generalist, path: Path) -> None:
-    """Start the image path from a local file: `image.weight` [D, p*p*3], or a ViT's [D, 3, p, p] patch embedding.
+VISION = "tokeniser.image.weight"
+
+
+def vision_weight(path: Path, shape: ModelConfig) -> Tensor:
+    """Start of the image path from a local file: `image.weight` [D, p*p*3], or a ViT's [D, 3, p, p] patch embedding.
 
     Raises:
         CheckpointError: no such file, no safetensors, or no patch embedding of this model's width and patch.
     """
-    target, advice = model.tokeniser.image.weight, "check --init-vision: it takes a whole safetensors file"
+    wanted = (shape.widths.d_model, shape.patch * shape.patch * 3)
+    advice = "check --init-vision: it takes a whole safetensors file"
     if not path.is_file():
         raise CheckpointError("no such file", where=str(path), next_step=advice)
     try:
@@ -76,12 +85,10 @@ def init_vision(model: Generalist, path: Path) -> None:
             tensor = tensor.permute(0, 2, 3, 1).flatten(1)
         elif not name.endswith("image.weight"):
             continue
-        if tensor.shape == target.shape:
-            with torch.no_grad():
-                target.copy_(tensor)
-            return
+        if tensor.shape == wanted:
+            return tensor
     raise CheckpointError(
-        f"holds no patch embedding of shape {tuple(target.shape)}", where=str(path), next_step="choose another --size"
+        f"holds no patch embedding of shape {wanted}", where=str(path), next_step="choose another --size"
     )
 
 
@@ -98,10 +105,9 @@ def train(
     Raises:
         TrainingError: the data changed since the checkpoint, the disk is full, the loss is not finite.
     """
-    check_layout(config.layout)
     found = checkpoint_of(folder) if resume else None
     shape = shape_for(found, data.embodiments) if found else None
-    engine = Engine(build_model(config, data, shape).to(device_for(config.device)), config.step, config.seed)
+    engine = build_engine(config, data, shape)
     record = make_record(folder, config, data.lineage)
     cursor = {**data.train.cursor, "settings": digest_value(without_mixture(config))}
     if found:
@@ -117,7 +123,7 @@ def train(
     first = engine.step
 
     def mine(step: int) -> Batch:
-        return data.train.at(step, rank(), world_size())
+        return data.train.at(step, engine.mesh.data_rank, config.layout.data_ranks)
 
     with closing(Ahead(mine, config.loader_workers, last=config.step.steps)) as batches:
         while engine.step < config.step.steps:
@@ -142,8 +148,8 @@ def _one_step(engine: Engine, config: TrainConfig, data: CatalogData, batch: Bat
     looks = engine.step % config.held_out_every == 0 or engine.step == config.step.steps
     if looks:
         line.update({f"experts/{name}": share for name, share in loads.items()})
-    if looks and rank() == 0:
-        look = evaluate_loss(engine.model, data.held_out.at(0), config.seed)
+    if looks:
+        look = evaluate_loss(engine, data.held_out.at(0, engine.mesh.data_rank, config.layout.data_ranks))
         line.update({f"held_out/{name}": value for name, value in look.items()})
     return line
 
