@@ -15,6 +15,7 @@ from hagane.engine.experts import Splits, counted_splits
 from hagane.engine.layout import Compute, Layout, check_layout
 from hagane.engine.mesh import Mesh, make_mesh
 from hagane.engine.parallel import parallelize, placements
+from hagane.engine.pipeline import Pipeline
 from hagane.engine.placed import Placed
 from hagane.engine.ranks import world_size
 from hagane.model import Generalist, ModelConfig, start_pieces
@@ -36,6 +37,8 @@ class Engine:
     """Ranks."""
     compute: Compute = field(default_factory=Compute)
     """How a step is carried out."""
+    pipeline: Pipeline | None = None
+    """This rank's stages; None without pipeline parallelism."""
     step: int = 0
     """Steps done."""
     placed: dict[str, Placed] = field(init=False)
@@ -102,13 +105,15 @@ def make_engine(
         ConfigError: the layout does not fit the size or the processes that run.
     """
     layout, compute, device = layout or Layout(), compute or Compute(), device or torch.device("cpu")
-    check_layout(layout, shape.widths, world_size())
+    check_layout(layout, compute, shape.widths, world_size())
     mesh = make_mesh(layout, device.type)
     with torch.device("meta"):
         model = Generalist(shape)
-    parallelize(model, mesh, compute, config.precision, splits)
+    stages = parallelize(model, mesh, compute, config.precision, splits)
     materialise(model, device)
-    engine = Engine(model, config, seed, mesh, compute)
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    pipeline = Pipeline(stages, mesh, device, dtype, stages[0].work) if stages else None
+    engine = Engine(model, config, seed, mesh, compute, pipeline)
     start(engine, given or {})
     return engine
 

@@ -84,12 +84,21 @@ class Compute:
     compile: bool = False
     """Compile attention, experts' activations and tower layers with torch.compile."""
 
+    def parts(self, layout: Layout) -> int:
+        """Microbatches that a rank's samples are worked off in."""
+        return self.microbatches or (2 * layout.pp if layout.pp > 1 else 1)
 
-def check_layout(layout: Layout, size: Size, world: int | None = None) -> None:
+    def stages(self, layout: Layout) -> int:
+        """Stages of the pipeline, over all ranks."""
+        return layout.pp * (2 if self.schedule == "interleaved" and layout.pp > 1 else 1)
+
+
+def check_layout(layout: Layout, compute: Compute, size: Size, world: int | None = None) -> None:
     """Compare a layout with a model's widths and with the processes that run.
 
     Args:
         layout: to check.
+        compute: how a step is carried out on it.
         size: widths of the model.
         world: processes that run; None does not compare.
 
@@ -106,6 +115,16 @@ def check_layout(layout: Layout, size: Size, world: int | None = None) -> None:
     if odd := misfit(layout, size):
         near = " or ".join(f"({n})" for n in nearest(layout, size, layout.ranks))
         raise ConfigError(odd, where=f"layout ({layout})", next_step=f"use {near or 'fewer ranks or a larger size'}")
+    if compute.stages(layout) > size.layers:
+        raise ConfigError(
+            f"{compute.stages(layout)} stages for {size.layers} layers",
+            next_step='use schedule = "1f1b" or a smaller pp',
+        )
+    if layout.pp > 1 and (compute.parts(layout) < layout.pp or compute.parts(layout) % layout.pp):
+        raise ConfigError(
+            f"microbatches = {compute.parts(layout)} is no multiple of pp = {layout.pp}: stages would idle",
+            next_step=f"use {2 * layout.pp} or more, in steps of {layout.pp}; or 0",
+        )
 
 
 def misfit(layout: Layout, size: Size) -> str:

@@ -7,7 +7,7 @@ beforehand, so no group's size enters a gradient, be it of experts or of anythin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from hagane.engine.experts import Splits, counted_splits, share_experts, striped
 from hagane.engine.layout import Compute
 from hagane.engine.mesh import Mesh
 from hagane.engine.placed import Placed
+from hagane.engine.stages import Stage, Work, cut_stages
 from hagane.engine.tokens import share_tokens
 from hagane.model import Generalist
 from hagane.model.moe import MoE
@@ -34,11 +35,17 @@ Precision = Literal["fp32", "bf16"]
 
 def parallelize(
     model: Generalist, mesh: Mesh, compute: Compute, precision: Precision, splits: Splits = counted_splits
-) -> None:
-    """Put a layout around a model on the meta device; its parameters become this rank's parts."""
+) -> list[Stage]:
+    """Put a layout around a model on the meta device; its parameters become this rank's parts.
+
+    Returns:
+        This rank's stages of the pipeline; none without one.
+    """
     layout = mesh.layout
-    if layout.cp * layout.tp > 1:
-        share_tokens(model.trunk, mesh)
+    held = held_stages(mesh, compute)
+    if layout.pp > 1:
+        cut_stages(model, held, layout.pp * len(held))
+    shares = share_tokens(model.trunk, mesh) if layout.cp * layout.tp > 1 else None
     for layer in model.trunk.blocks:
         if layout.tp > 1:
             cut_heads(layer, layout.tp)
@@ -49,8 +56,16 @@ def parallelize(
         compile_parts(model)
     if compute.recompute:
         recompute_layers(model.trunk)
+    work = Work()
+    stages = [Stage(model, i, layout.pp * len(held), work, shares) for i in held] if layout.pp > 1 else []
     if is_sharded(mesh, precision):
-        shard(model, mesh, precision)
+        shard(model, stages or [model], mesh, precision)
+    return stages
+
+
+def held_stages(mesh: Mesh, compute: Compute) -> tuple[int, ...]:
+    """The stages of this rank: one, or one in each half of the trunk."""
+    return tuple(range(mesh.at("pp"), compute.stages(mesh.layout), mesh.layout.pp))
 
 
 def is_sharded(mesh: Mesh, precision: Precision) -> bool:
@@ -107,8 +122,8 @@ def contexts(moe: MoE) -> tuple[Any, Any]:
     return nullcontext(), uncounted(moe)
 
 
-def shard(model: Generalist, mesh: Mesh, precision: Precision) -> None:
-    """FSDP2 around experts, layers and the rest; HSDP where there are copies."""
+def shard(model: Generalist, roots: Sequence[nn.Module], mesh: Mesh, precision: Precision) -> None:
+    """FSDP2 around experts, layers and the rest under each root; HSDP where there are copies."""
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if precision == "bf16" else None, reduce_dtype=torch.float32
     )
@@ -128,8 +143,9 @@ def shard(model: Generalist, mesh: Mesh, precision: Precision) -> None:
     for tower_layer in model.tower.blocks:
         apply(tower_layer, dense)
         register_fsdp_forward_method(tower_layer, "context")
-    apply(model, dense)
-    for module in model.modules():
+    for root in roots:
+        apply(root, dense)
+    for module in (m for root in roots for m in root.modules()):
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)

@@ -10,7 +10,8 @@ from hagane.engine.engine import Engine
 from hagane.engine.inputs import train_samples
 from hagane.engine.parallel import is_sharded
 from hagane.engine.ranks import part_slice, share, sum_over
-from hagane.model import Generalist, LossSums, TrainSample, balance, loss_counts
+from hagane.engine.stages import as_tensor
+from hagane.model import Generalist, TrainSample, balance, loss_counts
 from hagane.model.moe import MoE
 from hagane.terms import Batch, TrainingError
 
@@ -20,13 +21,10 @@ def moe_layers(model: nn.Module) -> list[MoE]:
     return [m for m in model.modules() if isinstance(m, MoE)]
 
 
-def total_loss(sums: list[LossSums], counts: Tensor, next_weight: float) -> Tensor:
-    """Mean over parts of (action + weight * next), each sum divided by its global count [parts, 2]."""
-    parts = [
-        s.action / counts[i, 0].clamp_min(1) + next_weight * s.next / counts[i, 1].clamp_min(1)
-        for i, s in enumerate(sums)
-    ]
-    return torch.stack(parts).sum() / len(parts)
+def total_loss(sums: Tensor, counts: Tensor, next_weight: float) -> Tensor:
+    """Mean over parts of (action + weight * next), each sum [parts, 2] divided by its global count [parts, 2]."""
+    means = sums / counts.clamp_min(1).to(sums.dtype)
+    return (means[:, 0] + next_weight * means[:, 1]).sum() / len(sums)
 
 
 def train_step(engine: Engine, batch: Batch) -> dict[str, float]:
@@ -67,7 +65,7 @@ def microbatches(engine: Engine, batch: Batch) -> list[list[TrainSample]]:
     """This rank's samples in the parts that they are worked off in."""
     layout, config = engine.mesh.layout, engine.config
     mine = share(batch, engine.mesh.data_rank, layout.data_ranks)
-    n = engine.compute.microbatches or (2 * layout.pp if layout.pp > 1 else 1)
+    n = engine.compute.parts(layout)
     pieces = [Batch(mine.step, tuple(part_slice(p, slice(i, None, n)) for p in mine.parts)) for i in range(n)]
     return [train_samples(engine.model, piece, engine.seed, config.mask_rate) for piece in pieces]
 
@@ -82,11 +80,15 @@ def global_counts(engine: Engine, micros: list[list[TrainSample]]) -> Tensor:
 
 def backward(engine: Engine, micros: list[list[TrainSample]], counts: Tensor) -> Tensor:
     """Forward and backward of all microbatches; this rank's loss sums [parts, 2]."""
-    pick, figures = own_samples(engine), torch.zeros_like(counts)
+    pick, weight = own_samples(engine), engine.config.next_weight
+    if engine.pipeline is not None:
+        found = engine.pipeline.backward(micros, pick, lambda sums: total_loss(sums, counts, weight))
+        return torch.stack(found).double().sum(0) if found else torch.zeros_like(counts)
+    figures = torch.zeros_like(counts)
     for samples in micros:
-        sums = engine.model(samples, pick)
-        total_loss(sums, counts, engine.config.next_weight).backward()
-        figures += as_figures(sums)
+        sums = as_tensor(engine.model(samples, pick))
+        total_loss(sums, counts, weight).backward()
+        figures += sums.detach()
     return figures
 
 
@@ -94,11 +96,6 @@ def own_samples(engine: Engine) -> slice:
     """Of the samples that ranks of cp and tp have in common, those whose losses are this rank's."""
     mesh, layout = engine.mesh, engine.mesh.layout
     return slice(mesh.at("cp") * layout.tp + mesh.at("tp"), None, layout.cp * layout.tp)
-
-
-def as_figures(sums: list[LossSums]) -> Tensor:
-    """[parts, 2] float64."""
-    return torch.stack([torch.stack((s.action.detach(), s.next.detach())) for s in sums]).double()
 
 
 def sum_gradients(engine: Engine) -> list[Tensor]:
@@ -152,7 +149,11 @@ def evaluate_loss(engine: Engine, batch: Batch) -> dict[str, float]:
     mine = share(batch, engine.mesh.data_rank, engine.mesh.layout.data_ranks)
     samples = train_samples(engine.model, mine, engine.seed, 0.0)
     counts = global_counts(engine, [samples])
-    figures = as_figures(engine.model(samples, own_samples(engine)))
+    if engine.pipeline is None:
+        found: Tensor | None = as_tensor(engine.model(samples, own_samples(engine)))
+    else:
+        found = engine.pipeline.forward(samples, own_samples(engine))
+    figures = torch.zeros_like(counts) if found is None else found.double()
     sum_over([figures])
     means = (figures / counts.clamp_min(1)).tolist()
     return {p.observation.embodiment: action for p, (action, _) in zip(batch.parts, means, strict=True)}

@@ -71,7 +71,7 @@ def to_tokens(x: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Tensor:
     return out
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class TokenShares:
     """Puts itself around a trunk: tokens are dealt before it, gathered after it, exchanged around its attention.
 
@@ -81,10 +81,6 @@ class TokenShares:
 
     mesh: Mesh
     """Ranks."""
-    enters: bool = True
-    """Whether the trunk gets all tokens (else its own share, from an earlier stage)."""
-    leaves: bool = True
-    """Whether the trunk gives all tokens (else its share, to a later stage)."""
 
     def cp_sizes(self, tokens: int) -> list[int]:
         """Tokens of each cp rank."""
@@ -102,19 +98,20 @@ class TokenShares:
         """The tokens of this rank."""
         return torch.split(self.of_cp(x), self.tp_sizes(len(x)))[self.mesh.at("tp")]
 
-    def deal(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Before the trunk: keep this rank's tokens, positions and gates."""
-        x, position, place, mask, gate = args
-        return (self.mine(x) if self.enters else x), self.of_cp(position), place, mask, self.mine(gate)
-
-    def collect(self, module: nn.Module, args: tuple[Any, ...], x: Tensor) -> Tensor:
-        """After the trunk: all tokens again."""
-        tokens = len(args[2])
-        if not self.leaves:
-            return x
+    def whole(self, x: Tensor, tokens: int) -> Tensor:
+        """All `tokens` tokens from this rank's."""
         if self.mesh.layout.tp > 1:
             x = gather(x, self.tp_sizes(tokens), self.mesh.group("tp"))
         return gather(x, self.cp_sizes(tokens), self.mesh.group("cp")) if self.mesh.layout.cp > 1 else x
+
+    def deal(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Before the trunk: keep this rank's tokens, positions and gates."""
+        x, position, place, mask, gate = args
+        return self.mine(x), self.of_cp(position), place, mask, self.mine(gate)
+
+    def collect(self, module: nn.Module, args: tuple[Any, ...], x: Tensor) -> Tensor:
+        """After the trunk: all tokens again."""
+        return self.whole(x, len(args[2]))
 
     def before_attention(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """tp: the tokens of the whole cp share, for some heads."""
@@ -141,6 +138,7 @@ class TokenShares:
 def share_tokens(trunk: Trunk, mesh: Mesh) -> TokenShares:
     """Put token parallelism around a trunk."""
     around = TokenShares(mesh)
+    # a pipeline's stage does not call the trunk: it deals and collects by itself
     trunk.register_forward_pre_hook(around.deal)
     trunk.register_forward_hook(around.collect)
     for layer in trunk.blocks:

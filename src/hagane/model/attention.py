@@ -68,7 +68,7 @@ class PackedCore(nn.Module):
         q, k, v = torch.split(packed, counts, 1)
         group = counts[0] // counts[1]
         out = attend(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), mask)
-        flat = out.transpose(1, 2).reshape(rows * width, -1)
+        flat = out.transpose(1, 2).flatten(2).flatten(0, 1)
         return flat.index_select(0, place)
 
 

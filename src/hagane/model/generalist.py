@@ -161,7 +161,7 @@ class Generalist(nn.Module):
 def by_part(x: Tensor, seen: Sequence[Tensor]) -> list[Tensor]:
     """Flat tokens [M, D] as each part's [N, L, D]."""
     parts = x.split([flags.numel() for flags in seen])
-    return [p.view(*flags.shape, -1) for p, flags in zip(parts, seen, strict=True)]
+    return [p.view(*flags.shape, x.shape[-1]) for p, flags in zip(parts, seen, strict=True)]
 
 
 def loss_counts(batch: Sequence[TrainSample]) -> Tensor:

@@ -48,7 +48,7 @@ class Tokeniser(nn.Module):
         tokens = [self.prompts[layout.row].expand(n, -1, -1), text]
         for slot in layout.slots:
             made = self._embed(slot, sample.windows[slot.channel.name], normaliser, layout.embodiment.rate_hz)
-            tokens.append(made + (self.b_in[slot.index] + self.describe(self.descriptors[slot.index])))
+            tokens.append(made + (self.b_in[slot.index] + self.describe(self.descriptors[slot.index].to(made.dtype))))
         return torch.cat(tokens, 1)
 
     def _embed(self, slot: Slot, w: WindowTensors, normaliser: Normaliser, rate_hz: float) -> Tensor:
@@ -99,7 +99,8 @@ def patches(image: Tensor, patch: int) -> Tensor:
     """[N, S, height, width, 3] to [N, S, patches, patch * patch * 3], row by row."""
     n, s, height, width, _ = image.shape
     x = image.reshape(n, s, height // patch, patch, width // patch, patch, 3)
-    return x.permute(0, 1, 2, 4, 3, 5, 6).reshape(n, s, -1, patch * patch * 3)
+    # a rank may have no sample of a machine: sizes are said, not left to be found
+    return x.permute(0, 1, 2, 4, 3, 5, 6).reshape(n, s, height * width // patch**2, patch * patch * 3)
 
 
 def next_loss(

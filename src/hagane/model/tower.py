@@ -51,7 +51,10 @@ class TowerLayer(nn.Module):
         """Keys and values [N, heads, L, head_dim] of trunk outputs [N, L, D]."""
         k, v = self.kv(x).chunk(2, -1)
         # copies, not views: a sharded layer's outputs must not alias
-        return self._split(k).contiguous(), self._split(v).contiguous()
+        return (
+            self._split(k).clone(memory_format=torch.contiguous_format),
+            self._split(v).clone(memory_format=torch.contiguous_format),
+        )
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """[N, H, width] to the same; keys and values from `context`."""
@@ -63,7 +66,7 @@ class TowerLayer(nn.Module):
         return out
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], self.heads, -1).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.heads, x.shape[-1] // self.heads).transpose(1, 2)
 
 
 def _join(x: Tensor) -> Tensor:

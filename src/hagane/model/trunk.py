@@ -44,11 +44,17 @@ class Trunk(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, place: Tensor, mask: Tensor, gate_M: Tensor) -> Tensor:
         """[M, D] to [M, D]; `position` [M] is each token's rotary position."""
-        turn = rotary(position, self.head_dim)
-        for layer in self.blocks:
-            x = layer(x, turn, place, mask, gate_M)
-        out: Tensor = self.norm(x)
+        out: Tensor = self.norm(self.through(self.blocks, x, position, place, mask, gate_M))
         return out
+
+    def through(
+        self, blocks: list[TrunkLayer], x: Tensor, position: Tensor, place: Tensor, mask: Tensor, gate_M: Tensor
+    ) -> Tensor:
+        """[M, D] through some of the layers, without the norm after the last."""
+        turn = rotary(position, self.head_dim)
+        for layer in blocks:
+            x = layer(x, turn, place, mask, gate_M)
+        return x
 
 
 def block_mask(segment_RT: Tensor, seen_RT: Tensor) -> Tensor:
