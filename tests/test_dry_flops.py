@@ -8,8 +8,9 @@ import torch
 from hagane.engine.inputs import train_samples
 from hagane.engine.step import total_loss
 from hagane.model import Generalist, ModelConfig, make_config, split_experts
-from hagane.plan.fake import fake_tensors
+from hagane.plan.fake import Fake
 from hagane.plan.flops import FlopMeter
+from hagane.plan.watch import Watch
 from hagane.plan.work import Share, step_work
 from hagane.terms import Embodiment
 from tests.model_fixture import ARM, CAM, ROAD, make_batch
@@ -19,7 +20,7 @@ def counted(model: Generalist, n: int, embodiments: tuple[Embodiment, ...]) -> F
     """One forward and backward under the meter."""
     samples = train_samples(model.train(), make_batch(n=n, embodiments=embodiments), 0, 0.0)
     meter = FlopMeter()
-    with meter:
+    with Watch(meter):
         with meter.during("forward"):
             sums = model(samples)
             loss = total_loss(sums, torch.ones(len(sums), 2), 0.1)
@@ -52,7 +53,7 @@ def test_closed_form_equals_the_fake_step_of_the_trillion() -> None:
     config = ModelConfig("1t", (ARM, ROAD), split_experts(384, members))
     with torch.device("meta"):
         model = Generalist(config)
-    with fake_tensors():
+    with Fake():
         model.to_empty(device="cpu")
         meter = counted(model, 4, (ARM, ROAD))
     agree(meter, config, 4, 0.01)

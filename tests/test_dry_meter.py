@@ -14,8 +14,9 @@ from hagane.engine import Engine, StepConfig
 from hagane.engine.inputs import train_samples
 from hagane.engine.step import total_loss
 from hagane.model import Generalist, make_config
-from hagane.plan.fake import fake_tensors
+from hagane.plan.fake import Fake
 from hagane.plan.meter import Meter
+from hagane.plan.watch import Watch
 from tests.model_fixture import ARM, CAM, ROAD, make_batch
 
 PAIR = (ARM, ROAD)
@@ -47,7 +48,7 @@ def metered(fake: bool, size: str = "1m", n: int = 6, embodiments: tuple[Any, ..
     """A step of the generalist under the meter, after one that made the optimiser's state."""
     with torch.device("meta"):
         model = Generalist(make_config(size, embodiments))
-    with fake_tensors() if fake else contextlib.nullcontext():
+    with Fake() if fake else contextlib.nullcontext():
         model.to_empty(device="cpu")
         if not fake:
             real = Generalist(make_config(size, embodiments))
@@ -62,7 +63,7 @@ def metered(fake: bool, size: str = "1m", n: int = 6, embodiments: tuple[Any, ..
         meter.name([*model.parameters(), *model.buffers()], "weights")
         meter.name((t for state in engine.optimizer.state.values() for t in state.values()), "optimiser")
         meter.name(engine.ema.values(), "averages")
-        with meter:
+        with Watch(meter):
             step(meter)
     return meter
 
@@ -83,7 +84,7 @@ def test_a_step_peaks_alike_on_real_and_fake_tensors(n: int, embodiments: tuple[
 def test_bytes_of_a_sum_done_by_hand() -> None:
     meter, w = Meter(), torch.ones(256, requires_grad=True)
     meter.name([w], "weights")
-    with meter:
+    with Watch(meter):
         with meter.during("forward"):
             y = w * 2.0  # 1024 bytes
             z = torch.cat((y, y))  # 2048
@@ -100,7 +101,7 @@ def test_bytes_of_a_sum_done_by_hand() -> None:
 
 def test_views_are_no_memory_and_sizes_round_as_asked() -> None:
     meter = Meter(round_to=512)
-    with meter:
+    with Watch(meter):
         x = torch.zeros(10)
         views = [x[2:], x.view(2, 5), x.t()]
     assert meter.now == 512
@@ -109,7 +110,7 @@ def test_views_are_no_memory_and_sizes_round_as_asked() -> None:
 
 def test_a_storage_that_is_resized_behind_the_operators_is_seen() -> None:
     meter = Meter()
-    with meter:
+    with Watch(meter):
         x = torch.zeros(1000)
         x.untyped_storage().resize_(0)
         assert meter.now == 0
@@ -129,7 +130,7 @@ def test_a_planted_leak_is_seen() -> None:
     def after_two(leak: bool) -> int:
         handle = model.trunk.layers[1].register_forward_hook(lambda *a: kept.append(a[2])) if leak else None
         meter = Meter()
-        with meter:
+        with Watch(meter):
             step(meter)
             first = meter.now
             step(meter)
@@ -145,7 +146,7 @@ def test_a_planted_leak_is_seen() -> None:
 
 def test_names_may_come_late_and_rules_never_overrule_them() -> None:
     meter = Meter()
-    with meter:
+    with Watch(meter):
         x = torch.zeros(100)
         meter.name([x], "inputs")
         x.untyped_storage().resize_(0)

@@ -39,7 +39,7 @@ def train_step(engine: Engine, batch: Batch) -> dict[str, float]:
     engine.model.train()
     micros = microbatches(engine, batch)
     counts = global_counts(engine, micros)
-    engine.model.zero_grad(set_to_none=True)
+    engine.drop_gradients()
     figures = backward(engine, micros, counts)
     grads = sum_gradients(engine)
     norm = gradient_norm(engine, grads)

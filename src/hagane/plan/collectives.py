@@ -6,15 +6,14 @@ pipeline's messages and our own sums are all seen, on a real process group or on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
 from torch._C._distributed_c10d import ProcessGroup, _resolve_process_group
-from torch.utils._pytree import tree_iter
 
-from hagane.plan.watch import Watch
+from hagane.plan.meter import tensors_of
+from hagane.plan.watch import Watcher
 
 KINDS = {
     "_allgather_base_": "all-gather",
@@ -64,8 +63,8 @@ class Flow:
     tests count with (nccl-tests, doc/PERFORMANCE.md): (n - 1) / n of the payload, twice that for a sum."""
 
 
-class Traffic(Watch):
-    """Counts collectives while it is active.
+class Traffic(Watcher):
+    """Counts collectives while a `Watch` tells it of operators.
 
     Args:
         axes: axis of the mesh by the process group's name; an unknown group is called "other".
@@ -76,12 +75,10 @@ class Traffic(Watch):
         self.axes = axes
         self.flows: dict[tuple[str, str], Flow] = {}
 
-    def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], call: Callable[[], Any]) -> Any:
+    def after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Add up a collective; other operators pass."""
-        out = call()
         if func.namespace in ("c10d", "_c10d_functional"):
             self._add(func, bind(func, args, kwargs), out)
-        return out
 
     def _add(self, func: Any, given: Mapping[str, Any], out: Any) -> None:
         operator = func._schema.name.split("::")[1]
@@ -91,8 +88,8 @@ class Traffic(Watch):
         kind = KINDS.get(operator, operator)
         group = group_of(given)
         ranks = group.size()
-        inputs = sum(map(size_of, tree_iter([v for k, v in given.items() if not k.startswith("output")])))
-        outputs = sum(map(size_of, tree_iter([v for k, v in given.items() if k.startswith("output")] or out)))
+        inputs = bytes_of([v for k, v in given.items() if not k.startswith("output")])
+        outputs = bytes_of([v for k, v in given.items() if k.startswith("output")] or out)
         payload = {"all-gather": outputs, "reduce-scatter": inputs}.get(kind, max(inputs, outputs))
         others = (ranks - 1) / ranks
         share = {"all-reduce": 2 * others, "broadcast": 1.0, "send": 1.0, "receive": 1.0}.get(kind, others)
@@ -115,6 +112,6 @@ def group_of(given: Mapping[str, Any]) -> ProcessGroup:
     return _resolve_process_group(given["group_name"])
 
 
-def size_of(value: Any) -> int:
-    """Bytes of a tensor; 0 for anything else."""
-    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
+def bytes_of(value: Any) -> int:
+    """Bytes of all tensors in a value."""
+    return sum(t.numel() * t.element_size() for t in tensors_of(value))

@@ -1,41 +1,50 @@
-"""Fake tensors: a step without memory and without arithmetic, on the same code.
+"""Fake tensors and fake ranks: a step without memory, arithmetic or neighbours, on the same code.
 
-torch's FakeTensorMode keeps shapes, strides and dtypes. What a fake tensor cannot know is a number; the few places
-where a step asks for one (is the gradient finite, how many steps did AdamW take) get a stated answer here.
+torch's FakeTensorMode keeps shapes, strides and dtypes; its fake process group says of every collective that it is
+done. What a fake tensor cannot know is a number; the few places where a step asks for one (is the gradient finite, how
+many steps did AdamW take) get a stated answer here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from hagane.plan.watch import Watch
+from hagane.terms import ConfigError
 
 aten = torch.ops.aten
 
 
-class Answers(Watch):
-    """Answers what fake tensors cannot: numbers, and shapes that torch's fake kernels do not give.
+class Fake(FakeTensorMode):
+    """Fake tensors, with answers to what torch's cannot give: numbers, and shapes that its fake kernels lack.
 
     Every number is 1 (true, finite, one step taken). A grouped product in fp32 has the shape of one in bf16, the only
-    dtype that torch's fake kernel takes. A histogram with a given least length has that length.
+    dtype that torch's fake kernel takes.
     """
 
-    def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], call: Callable[[], Any]) -> Any:
-        """Answer, or let the fake kernel answer."""
+    def __init__(self) -> None:
+        # real tensors are let in: torch.from_numpy gives one under any mode
+        super().__init__(allow_non_fake_inputs=True)  # type: ignore[no-untyped-call]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if func is aten._local_scalar_dense.default:
             dtype = args[0].dtype
             return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
         if func is aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
-            return grouped_mm_like(*args, **kwargs)
-        if func is aten.bincount.default:
-            return args[0].new_empty(kwargs.get("minlength", args[-1]), dtype=torch.int64)
-        return call()
+            return grouped_mm_like(*args, **(kwargs or {}))
+        return super().__torch_dispatch__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
 
 
 def grouped_mm_like(a: Tensor, b: Tensor, offs: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -46,8 +55,16 @@ def grouped_mm_like(a: Tensor, b: Tensor, offs: Tensor, *_: Any, **__: Any) -> T
 
 
 @contextmanager
-def fake_tensors() -> Iterator[FakeTensorMode]:
-    """Everything made inside is fake; real tensors (a packing plan, say) become fake where they enter."""
-    # real tensors are let in: torch.from_numpy gives one under any mode
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, Answers():
-        yield mode
+def fake_ranks(rank: int, ranks: int) -> Iterator[None]:
+    """This process is one of so many ranks; the others do not exist, and every collective is done at once.
+
+    Raises:
+        ConfigError: this process is one of real ranks already.
+    """
+    if dist.is_initialized():
+        raise ConfigError("this process has real ranks beside it", next_step="run it alone, without torchrun")
+    dist.init_process_group("fake", rank=rank, world_size=ranks, store=FakeStore())
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from hagane.plan.watch import Watch
+from hagane.plan.watch import Watcher
 
 aten = torch.ops.aten
 Formula = Callable[..., int]
@@ -53,8 +53,8 @@ def group_of(operator: str) -> str:
     return "grouped matmul" if "grouped" in operator else "matmul"
 
 
-class FlopMeter(Watch):
-    """Counts operations while it is active."""
+class FlopMeter(Watcher):
+    """Counts operations while a `Watch` tells it of operators."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,15 +79,13 @@ class FlopMeter(Watch):
             out[phase] = out.get(phase, 0) + n
         return out
 
-    def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], call: Callable[[], Any]) -> Any:
+    def after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Add the operations of a matrix product; other operators have none that count."""
-        out = call()
         packet = func._overloadpacket
         if formula := OWN.get(packet):
             self._add(str(packet), formula(*args, **kwargs))
         elif packet in flop_registry:
             self._add(str(packet), int(flop_registry[packet](*args, **kwargs, out_val=out)))
-        return out
 
     def _add(self, operator: str, flops: int) -> None:
         key = (self.phase, group_of(operator))

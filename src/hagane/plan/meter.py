@@ -10,16 +10,15 @@ be named after it was seen, and asks nothing of modules.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_iter
 
-from hagane.plan.watch import Watch
+from hagane.plan.watch import Watcher
 
 Kind = Literal["weights", "gathered", "gradients", "optimiser", "averages", "inputs", "activations", "communication"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -38,7 +37,7 @@ class Block:
     """What it is; "activations" is whatever nobody named: saved for backward, or a passing value."""
     named: bool
     """Named by the caller, so that no rule changes it."""
-    origin: str
+    origin: Any
     """Operator that made it; "" for one that was there before."""
     phase: str
     """Part of the step in which it was first seen."""
@@ -56,12 +55,14 @@ class Peak:
     """By kind; every kind has an entry."""
     phase: str
     """Part of the step."""
+    at: str
+    """Operator that made the peak."""
     largest: tuple[tuple[str, int], ...]
-    """The ten largest groups of unnamed storages: operator that made them, bytes."""
+    """The ten largest groups of activations: operator that made them, bytes."""
 
 
-class Meter(Watch):
-    """Counts storages while it is active. Use once: a second `with` goes on counting.
+class Meter(Watcher):
+    """Counts storages while a `Watch` tells it of operators. Watched again, it goes on counting.
 
     Args:
         round_to: sizes are rounded up to a multiple of this; 512 is what CUDA's caching allocator does.
@@ -103,14 +104,15 @@ class Meter(Watch):
         sizes = self._sizes(self._peak_event + 1)
         largest: dict[str, int] = {}
         for i, n in sizes.items():
-            if not self.blocks[i].named and n:
+            if self.blocks[i].kind == "activations" and n:
                 words = f"{self.blocks[i].origin or 'before the step'} ({self.blocks[i].phase or 'start'})"
                 largest[words] = largest.get(words, 0) + n
         top = sorted(largest.items(), key=lambda item: -item[1])[:10]
-        return Peak(self.peak_bytes, self._by_kind(self._peak_event + 1), self._peak_phase, tuple(top))
+        at = str(self.blocks[self._events[self._peak_event][0]].origin) if self._events else ""
+        return Peak(self.peak_bytes, self._by_kind(self._peak_event + 1), self._peak_phase, at, tuple(top))
 
-    def __enter__(self) -> Meter:
-        # a storage can change its size behind every operator's back: FSDP2 frees gathered weights so
+    def opened(self) -> None:
+        """A storage can change its size behind every operator's back (FSDP2 frees gathered weights so): look there."""
         self._resize = resize = torch.UntypedStorage.resize_
 
         def watched(storage: torch.UntypedStorage, size: int) -> None:
@@ -118,39 +120,37 @@ class Meter(Watch):
             self._resized(storage)
 
         torch.UntypedStorage.resize_ = watched  # type: ignore[method-assign, assignment]
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
 
-    def __exit__(self, *error: Any) -> None:
+    def closed(self) -> None:
+        """Look away again."""
         torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
-    def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], call: Callable[[], Any]) -> Any:
-        """Count what goes in, what comes out, and what is gone afterwards."""
-        before = [t for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)]
+    def before(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Count what goes in and was never seen."""
         if func is not torch.ops.aten.lift_fresh.default:  # a real tensor on its way to being a fake one
-            for t in before:
+            for t in tensors_of((args, kwargs)):
                 self._see(t, "")
-        out = call()
-        name = str(func)
+
+    def after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Count what comes out."""
         talks = func.namespace in COMMUNICATION
-        for t in tree_iter(out):
-            if isinstance(t, Tensor):
-                self._rule(self._see(t, name), "communication" if talks else None)
-        if name == GRADIENTS_IN:
-            for t in before:
+        for t in tensors_of(out):
+            self._rule(self._see(t, func), "communication" if talks else None)
+        if not talks:
+            return
+        if str(func) == GRADIENTS_IN:
+            for t in tensors_of(args):
                 self._rule(self._see(t, ""), "gradients")
-        elif talks:
+        else:
             for t in written(func, args):
                 self._rule(self._see(t, ""), "communication")
-        return out
 
     def _rule(self, index: int, kind: Kind | None) -> None:
         block = self.blocks[index]
         if kind and not block.named and block.kind == "activations":
             block.kind = kind
 
-    def _see(self, tensor: Tensor, origin: str) -> int:
+    def _see(self, tensor: Tensor, origin: Any) -> int:
         """Index of the tensor's block; counts it if it is new."""
         storage = tensor.untyped_storage()
         key = storage._cdata
@@ -207,8 +207,20 @@ def plain_tensors(value: Tensor | None) -> Iterator[Tensor]:
         yield inner
 
 
-def written(func: Any, args: Any) -> Iterator[Tensor]:
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """All tensors in an operator's arguments or results: it takes nothing deeper than lists."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for v in value:
+            yield from tensors_of(v)
+    elif isinstance(value, dict):
+        for v in value.values():
+            yield from tensors_of(v)
+
+
+def written(func: Any, args: tuple[Any, ...]) -> Iterator[Tensor]:
     """Tensors that an operator writes into, by its schema."""
     for argument, value in zip(func._schema.arguments, args, strict=False):
         if argument.alias_info is not None and argument.alias_info.is_write:
-            yield from (t for t in tree_iter(value) if isinstance(t, Tensor))
+            yield from tensors_of(value)

@@ -1,52 +1,55 @@
-"""Samples from shapes alone: what a rank would read, without data. On fake tensors they cost nothing."""
+"""A batch from shapes alone: what one rank would read in a step, without data."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from hagane.model import Generalist, Sample, TrainSample
-from hagane.model.slots import TEXT_BYTES, SampleLayout, nominal_age_s
-from hagane.model.tensors import WindowTensors
-from hagane.terms import Channel
+from hagane.model import ModelConfig
+from hagane.terms import Batch, Channel, Embodiment, Observation, Part, Window
 
 
-def synthetic_samples(model: Generalist, counts: Mapping[int, int], device: torch.device) -> list[TrainSample]:
-    """A part for each embodiment row in `counts`, some perhaps with no sample, as `engine.inputs` would make them.
+def synthetic_batch(
+    config: ModelConfig, counts: Mapping[int, int], *, rank: int = 0, ranks: int = 1, seed: int | None = None
+) -> Batch:
+    """One rank's share of a batch.
 
-    Values are uniform noise from torch's generator; everything is valid and on time.
+    Args:
+        config: the model's machines.
+        counts: samples by embodiment row; a row with none is an empty part, since all ranks have the same parts.
+        rank: whose share it is.
+        ranks: shares in all.
+        seed: of the values; all are 0 without one, which takes no time and next to no memory.
     """
-    return [_part(model, model.layouts[row], n, device) for row, n in counts.items()]
+    rng = None if seed is None else np.random.default_rng(seed)
+    parts = tuple(_part(config.embodiments[row], n, rng) for row, n in counts.items())
+    return Batch(0, parts, rank, ranks)
 
 
-def _part(model: Generalist, layout: SampleLayout, n: int, device: torch.device) -> TrainSample:
-    config, machine = model.config, layout.embodiment
-    text = torch.randint(0, 256, (n, config.widths.text_tokens, TEXT_BYTES), device=device, dtype=torch.uint8)
+def _part(machine: Embodiment, n: int, rng: np.random.Generator | None) -> Part:
     windows, following = {}, {}
-    for slot in layout.slots:
-        ages = torch.from_numpy(nominal_age_s(slot, machine.rate_hz)).to(device)
-        windows[slot.channel.name] = _window(slot.channel, n, slot.channel.history.steps, ages)
-        if not slot.is_action:
-            following[slot.channel.name] = _window(slot.channel, n, 1, ages[:1])
-    horizon, width = config.horizon, config.action_width
-    return TrainSample(
-        Sample(layout, windows, text),
-        torch.rand(n, horizon, machine.action_width, device=device),
-        torch.ones(n, horizon, dtype=torch.bool, device=device),
-        torch.randn(n, horizon, width, device=device),
-        torch.rand(n, horizon, device=device),
-        following,
-    )
+    for channel in machine.channels():
+        if channel.kind == "text":
+            continue
+        windows[channel.name] = _window(channel, n, channel.history.steps, rng)
+        if channel in machine.observe:
+            following[channel.name] = _window(channel, n, 1, rng)
+    seen = Observation(machine.name, np.zeros(n, np.int64), windows, ("move the next one to its place",) * n)
+    actions = _values((n, machine.horizon, machine.action_width), rng)
+    return Part(seen, actions, np.ones((n, machine.horizon), bool), following, np.arange(n, dtype=np.uint64))
 
 
-def _window(channel: Channel, n: int, steps: int, ages: Tensor) -> WindowTensors:
-    shape, device = (n, steps, *channel.shape), ages.device
+def _window(channel: Channel, n: int, steps: int, rng: np.random.Generator | None) -> Window:
+    shape = (n, steps, *channel.shape)
     if channel.kind == "image":
-        values = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+        values = np.zeros(shape, np.uint8) if rng is None else rng.integers(0, 256, shape, np.uint8)
     else:
-        values = torch.rand(shape, device=device)
+        values = _values(shape, rng)
     places = (channel.places,) if channel.kind == "set" else ()
-    valid = torch.ones(n, steps, *places, dtype=torch.bool, device=device)
-    return WindowTensors(values, valid, ages.expand(n, -1).contiguous())
+    return Window(values, np.ones((n, steps, *places), bool), np.zeros((n, steps), np.float32))
+
+
+def _values(shape: tuple[int, ...], rng: np.random.Generator | None) -> NDArray[np.float32]:
+    return np.zeros(shape, np.float32) if rng is None else rng.normal(size=shape).astype(np.float32)

@@ -22,8 +22,9 @@ from hagane.model.tower import TIME_FEATURES
 class Share:
     """What one rank computes of a microbatch; the defaults are all of it.
 
-    Tensor-parallel ranks split the heads, context-parallel ranks the tokens; both have the same samples. What is
-    not tensor parallel (router, shared expert) works on the rank's own tokens.
+    Tensor-parallel ranks split the heads, context-parallel ranks the tokens; both have the same samples and each makes
+    all their tokens. What is not tensor parallel (router, shared expert) works on the rank's own tokens, the tower on
+    its own samples.
     """
 
     layers: int = -1
@@ -36,6 +37,8 @@ class Share:
     """Ranks that share the heads."""
     cp: int = 1
     """Ranks that share the tokens."""
+    at: int = 0
+    """Which of the cp * tp ranks: each takes the losses of every so-manieth sample of a part."""
     received: float = -1.0
     """Rows of tokens that reach the rank's experts, a layer; -1 means top-k times the tokens."""
     recompute: bool = False
@@ -56,6 +59,10 @@ class Work:
         row = self.parts.setdefault(part, [0, 0, 0])
         row[0] += round(forward)
         row[1] += round(forward * backward)
+
+    def times(self, steps: int) -> Work:
+        """So many of the same."""
+        return Work({part: [n * steps for n in row] for part, row in self.parts.items()})
 
     @property
     def total(self) -> int:
@@ -81,26 +88,25 @@ def step_work(config: ModelConfig, samples: Mapping[int, int], share: Share | No
     """
     share, layouts, work = share or Share(), sample_layouts(config), Work()
     present = {row: n for row, n in samples.items() if n}
+    own = {row: len(range(share.at, n, share.tp * share.cp)) for row, n in present.items()}
     if share.first:
-        _tokeniser(work, config, layouts, present, share)
+        _tokeniser(work, config, layouts, present)
     _trunk(work, config, layouts, present, share)
     if share.last:
-        _tower(work, config, layouts, present, share)
-        _next_heads(work, config, layouts, present, share)
+        _tower(work, config, layouts, own, share)
+        _next_heads(work, config, layouts, own)
     return work
 
 
-def _tokeniser(
-    work: Work, config: ModelConfig, layouts: tuple[SampleLayout, ...], samples: Mapping[int, int], share: Share
-) -> None:
-    w, split = config.widths, share.tp * share.cp
+def _tokeniser(work: Work, config: ModelConfig, layouts: tuple[SampleLayout, ...], samples: Mapping[int, int]) -> None:
+    w = config.widths
     pixels = config.patch * config.patch * 3
     for row, n in samples.items():
-        work.add("tokeniser", n / split * w.text_tokens * 2 * TEXT_BYTES * BYTE_WIDTH * w.d_model)
+        work.add("tokeniser", n * w.text_tokens * 2 * TEXT_BYTES * BYTE_WIDTH * w.d_model)
         for slot in layouts[row].slots:
             width = pixels if slot.channel.kind == "image" else slot.width
             # the input is data: only the weights get a gradient
-            work.add("tokeniser", n / split * slot.tokens * 2 * width * w.d_model, 1)
+            work.add("tokeniser", n * slot.tokens * 2 * width * w.d_model, 1)
             work.add("tokeniser", 2 * DESCRIPTOR * w.d_model, 1)
 
 
@@ -126,12 +132,14 @@ def _trunk(
         # so far the work holds the tokens and the layers: the layers run again
         for part, row in work.parts.items():
             row[2] += row[0] if part != "tokeniser" else 0
+        # the recomputation stops at the last tensor that the backward needs: before the shared expert's last product
+        work.parts["shared experts"][2] -= work.parts["shared experts"][0] // 3
 
 
 def _tower(
     work: Work, config: ModelConfig, layouts: tuple[SampleLayout, ...], samples: Mapping[int, int], share: Share
 ) -> None:
-    w, t, n = config.widths, config.widths.tower_d, sum(samples.values()) / (share.tp * share.cp)
+    w, t, n = config.widths, config.widths.tower_d, sum(samples.values())
     longest = max(layouts[row].length for row in samples)
     chunk = n * config.horizon
     work.add("tower", w.tower_layers * n * longest * 2 * w.d_model * 2 * t)
@@ -142,14 +150,12 @@ def _tower(
     work.add("tower", chunk * 2 * (config.action_width + t) * t)
 
 
-def _next_heads(
-    work: Work, config: ModelConfig, layouts: tuple[SampleLayout, ...], samples: Mapping[int, int], share: Share
-) -> None:
+def _next_heads(work: Work, config: ModelConfig, layouts: tuple[SampleLayout, ...], samples: Mapping[int, int]) -> None:
     pixels = config.patch * config.patch * 3
     for row, n in samples.items():
         for slot in layouts[row].slots:
             numbers = predicted(slot, pixels)
-            work.add("next heads", n / (share.tp * share.cp) * numbers * 2 * config.widths.d_model)
+            work.add("next heads", n * numbers * 2 * config.widths.d_model)
 
 
 def predicted(slot: Slot, pixels: int) -> int:
