@@ -17,9 +17,9 @@ from hagane.engine import (
     Engine,
     Layout,
     StepConfig,
+    balance_experts,
     load_engine,
     save_checkpoint,
-    take_loads,
     train_step,
 )
 from hagane.model import latest, read_manifest
@@ -35,7 +35,7 @@ def trained(steps: int = 3) -> Engine:
     engine = engine_of(StepConfig(steps=20, warmup=2))
     for step in range(steps):
         train_step(engine, make_batch(step))
-        take_loads(engine.model, 0.01)
+        balance_experts(engine)
     return engine
 
 
@@ -48,7 +48,7 @@ def test_a_loaded_engine_goes_on_with_identical_losses(tmp_path: Path) -> None:
     assert load_engine(found, again).cursor == {"data": "x"}
     for step in range(3, 7):
         a, b = train_step(engine, make_batch(step)), train_step(again, make_batch(step))
-        take_loads(engine.model, 0.01), take_loads(again.model, 0.01)
+        balance_experts(engine), balance_experts(again)
         assert a == b
     for name, p in engine.model.state_dict().items():
         assert torch.equal(p, again.model.state_dict()[name]), name
@@ -152,7 +152,7 @@ def one_rank(rank: int, world: int, port: int, out: str) -> None:
     lines = []
     for step in range(3):
         lines.append(train_step(engine, make_batch(step)))
-        take_loads(engine.model, 0.01)
+        balance_experts(engine)
     if rank == 0:
         torch.save({"lines": lines, "weights": dict(engine.model.state_dict())}, out)
     dist.destroy_process_group()
@@ -168,7 +168,7 @@ def test_two_ranks_take_the_same_step_as_one(tmp_path: Path) -> None:
     engine = engine_of(StepConfig(steps=20, warmup=2))
     for step in range(3):
         line = train_step(engine, make_batch(step))
-        take_loads(engine.model, 0.01)
+        balance_experts(engine)
         for key, value in line.items():
             assert value == pytest.approx(two["lines"][step][key], rel=2e-5), key
     for name, p in engine.model.state_dict().items():

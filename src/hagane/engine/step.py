@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hagane.engine.config import learning_rate
 from hagane.engine.engine import Engine
 from hagane.engine.inputs import train_samples
+from hagane.engine.loads import moe_layers
 from hagane.engine.parallel import is_sharded
 from hagane.engine.ranks import part_slice, share, sum_over
 from hagane.engine.stages import as_tensor
-from hagane.model import Generalist, TrainSample, balance, loss_counts
-from hagane.model.moe import MoE
+from hagane.model import TrainSample, loss_counts
 from hagane.terms import Batch, TrainingError
-
-
-def moe_layers(model: nn.Module) -> list[MoE]:
-    """The mixture-of-experts layers in order."""
-    return [m for m in model.modules() if isinstance(m, MoE)]
 
 
 def total_loss(sums: Tensor, counts: Tensor, next_weight: float) -> Tensor:
@@ -126,20 +121,6 @@ def update(engine: Engine, grads: list[Tensor], norm: Tensor) -> float:
     torch._foreach_lerp_(list(engine.ema.values()), list(engine.local.values()), 1 - decay)
     engine.step += 1
     return rate
-
-
-def take_loads(model: Generalist, rate: float) -> dict[str, list[list[float]]]:
-    """Balance every layer's bias and return expert use: by embodiment, [layers][experts] shares of its tokens.
-
-    Call once a step, after the loads were summed over ranks.
-    """
-    moes = moe_layers(model)
-    loads = torch.stack([m.load_GE for m in moes])
-    shares = loads / loads.sum(-1, keepdim=True).clamp_min(1)
-    for m in moes:
-        balance(m, rate)
-    names = [e.name for e in model.config.embodiments]
-    return {name: shares[:, row].tolist() for row, name in enumerate(names)}
 
 
 @torch.no_grad()

@@ -17,13 +17,15 @@ from torch import Tensor
 from hagane.catalog import Ahead
 from hagane.engine import (
     Engine,
+    balance_experts,
     device_for,
     evaluate_loss,
+    layer_loads,
     load_engine,
+    load_figures,
     make_engine,
     rank,
     save_checkpoint,
-    take_loads,
     train_step,
 )
 from hagane.model import ModelConfig, make_config
@@ -144,13 +146,12 @@ def train(
 def _one_step(engine: Engine, config: TrainConfig, data: CatalogData, batch: Batch) -> dict[str, Any]:
     line: dict[str, Any] = {"step": engine.step + 1}
     line.update(train_step(engine, batch))
-    loads = take_loads(engine.model, config.step.balance_rate)
     looks = engine.step % config.held_out_every == 0 or engine.step == config.step.steps
     if looks:
-        line.update({f"experts/{name}": share for name, share in loads.items()})
-    if looks:
+        line.update(load_figures(engine.model.config, layer_loads(engine)))
         look = evaluate_loss(engine, data.held_out.at(0, engine.mesh.data_rank, config.layout.data_ranks))
         line.update({f"held_out/{name}": value for name, value in look.items()})
+    balance_experts(engine)
     return line
 
 
