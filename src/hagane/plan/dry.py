@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
@@ -31,7 +32,7 @@ from hagane.plan.consortium import Reading, deal
 from hagane.plan.fake import Fake, fake_ranks
 from hagane.plan.flops import FlopMeter
 from hagane.plan.meter import Kind, Meter, Peak
-from hagane.plan.routing import Routing, plan_routing
+from hagane.plan.routing import Routing, plan_routing, rank_tokens
 from hagane.plan.synthetic import synthetic_batch
 from hagane.plan.watch import Watch
 from hagane.plan.work import Share, Work, step_work
@@ -95,6 +96,11 @@ class RankReport:
     resident: int
     """Bytes that this process held at most."""
 
+    @property
+    def ratio(self) -> float:
+        """Operations counted over the closed form."""
+        return sum(self.flops.values()) / sum(self.expected.values())
+
 
 def dry_run(question: Question, rank: int) -> RankReport:
     """One rank of the step.
@@ -154,7 +160,17 @@ def rank_routing(question: Question, reading: Reading, rank: int) -> Routing:
 
 def received_rows(routing: Routing, layout: Layout, rank: int) -> int:
     """Rows that reach a rank's experts in one layer: all of its own where experts are not shared out."""
-    return sum(routing.planned(rank % layout.ep).received) if layout.ep > 1 else round(float(routing.rows_RR.sum()))
+    return sum(routing.planned(rank % layout.ep).received) if layout.ep > 1 else round(float(routing.rows_RRX.sum()))
+
+
+def fullest_rank(question: Question, pp: int) -> int:
+    """Of a pipeline stage's first expert group, the rank with the most tokens of its own and of others."""
+    layout = question.layout
+    reading = deal(question.config, layout.data_ranks, question.tokens)
+    received = plan_routing(question.config, layout, reading, 0, 1.0).received_R
+    own = [sum(rank_tokens(question.config, layout, reading, r)) for r in range(layout.ep)]
+    score = received / received.mean() + np.array(own) / np.mean(own)
+    return pp * layout.dp_replicate * layout.fsdp + int(score.argmax())
 
 
 def rank_batch(question: Question, reading: Reading, mesh: Mesh) -> Batch:
@@ -177,7 +193,8 @@ def name_gathered_gradients(meter: Meter, engine: Engine) -> None:
     """Tell a meter of whole gradients as FSDP2 gets them: they live until a group's are reduced and scattered."""
     for module in engine.model.modules():
         if isinstance(module, FSDPModule) and (group := module._get_fsdp_state()._fsdp_param_group):
-            group.post_backward = partial(_named_post_backward, meter, group.fsdp_params, group.post_backward)
+            named = partial(_named_post_backward, meter, group.fsdp_params, group.post_backward)
+            group.post_backward = named  # type: ignore[method-assign]
 
 
 def _named_post_backward(meter: Meter, params: list[Any], post_backward: Callable[..., None], *unused: Any) -> None:
@@ -196,7 +213,7 @@ def gradients(engine: Engine) -> Iterable[Tensor | None]:
 
 def axes_of(mesh: Mesh) -> dict[str, str]:
     """Axis by name of process group, for all the ways that a mesh is factored."""
-    axes = {}
+    axes: dict[str, str] = {}
     for view in ("tokens", "dense", "attention", "experts", "stage"):
         factored: DeviceMesh | None = getattr(mesh, view)
         for axis in factored.mesh_dim_names or () if factored is not None else ():

@@ -31,20 +31,18 @@ class Fake(FakeTensorMode):
 
     def __init__(self) -> None:
         # real tensors are let in: torch.from_numpy gives one under any mode
-        super().__init__(allow_non_fake_inputs=True)  # type: ignore[no-untyped-call]
+        super().__init__(allow_non_fake_inputs=True)
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()  # type: ignore[no-untyped-call]
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is aten._local_scalar_dense.default:
             dtype = args[0].dtype
             return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
         if func is aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
             return grouped_mm_like(*args, **(kwargs or {}))
-        return super().__torch_dispatch__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+        return super().__torch_dispatch__(func, types, args, kwargs or {})
 
 
 def grouped_mm_like(a: Tensor, b: Tensor, offs: Tensor, *_: Any, **__: Any) -> Tensor:

@@ -31,12 +31,12 @@ def grouped_mm_flop(a: Any, b: Any, *_: Any, **__: Any) -> int:
 
 def cpu_attention_flop(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
     """Two matrix products, all of [T, T]: a mask saves nothing."""
-    return int(sdpa_flop_count(q.shape, k.shape, v.shape))  # type: ignore[no-untyped-call]
+    return int(sdpa_flop_count(q.shape, k.shape, v.shape))
 
 
 def cpu_attention_backward_flop(grad: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
     """Five matrix products: the scores are made again."""
-    return int(sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape))  # type: ignore[no-untyped-call]
+    return int(sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape))
 
 
 OWN: dict[Any, Formula] = {

@@ -34,13 +34,11 @@ class Block:
     """One storage that was seen."""
 
     kind: Kind
-    """What it is; "activations" is whatever nobody named: saved for backward, or a passing value."""
+    """What it is. Nobody named "activations" (saved for backward, or passing values), nor "inputs" (there before)."""
     named: bool
     """Named by the caller, so that no rule changes it."""
     origin: Any
     """Operator that made it; "" for one that was there before."""
-    phase: str
-    """Part of the step in which it was first seen."""
     nbytes: int
     """Size now, rounded."""
 
@@ -105,7 +103,7 @@ class Meter(Watcher):
         largest: dict[str, int] = {}
         for i, n in sizes.items():
             if self.blocks[i].kind == "activations" and n:
-                words = f"{self.blocks[i].origin or 'before the step'} ({self.blocks[i].phase or 'start'})"
+                words = str(self.blocks[i].origin) or "before the step"
                 largest[words] = largest.get(words, 0) + n
         top = sorted(largest.items(), key=lambda item: -item[1])[:10]
         at = str(self.blocks[self._events[self._peak_event][0]].origin) if self._events else ""
@@ -157,7 +155,7 @@ class Meter(Watcher):
         if key in self._alive:
             return self._alive[key][0]
         index = len(self.blocks)
-        self.blocks.append(Block("activations", False, origin, self.phase, 0))
+        self.blocks.append(Block("activations" if origin else "inputs", False, origin, 0))
         self._alive[key] = (index, weakref.ref(storage, lambda _: self._gone(key)))
         self._change(index, self._rounded(storage))
         return index

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,20 +26,16 @@ from hagane.plan.consortium import Reading
 class Routing:
     """Rows that travel in one layer of one microbatch within one expert group."""
 
-    rows_RR: NDArray[np.float64]
-    """[from rank, to rank] expected rows, gated by owner and even within a gate."""
+    rows_RRX: NDArray[np.float64]
+    """[from rank, to rank, expert of that rank] expected rows, gated by owner and even within a gate."""
     imbalance: float
     """Factor on what a rank receives, beyond the gates."""
 
     @property
     def received_R(self) -> NDArray[np.float64]:
         """[ranks] rows that the gates send to each rank."""
-        return self.rows_RR.sum(0)
-
-    @property
-    def busiest(self) -> int:
-        """The rank that receives most."""
-        return int(self.received_R.argmax())
+        received: NDArray[np.float64] = self.rows_RRX.sum((0, 2))
+        return received
 
     def spread(self) -> tuple[float, float]:
         """Least and most that a rank receives, over the mean: by the gates alone."""
@@ -47,9 +44,12 @@ class Routing:
 
     def planned(self, rank: int) -> PlannedSplits:
         """Whole rows for one rank of the group; what it sends adds up to what it has."""
-        sent = whole_rows(self.rows_RR[rank], round(float(self.rows_RR[rank].sum())))
-        came = self.rows_RR[:, rank] * self.imbalance
-        return PlannedSplits(tuple(sent), tuple(whole_rows(came, round(float(came.sum())))))
+        sent = self.rows_RRX[rank].sum(1)
+        came = self.rows_RRX[:, rank] * self.imbalance
+        whole = np.array(whole_rows(came.reshape(-1), round(float(came.sum())))).reshape(came.shape)
+        return PlannedSplits(
+            tuple(whole_rows(sent, round(float(sent.sum())))), tuple(tuple(int(n) for n in row) for row in whole)
+        )
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,18 @@ class PlannedSplits:
 
     sent: tuple[int, ...]
     """Rows to each rank of the group."""
-    received: tuple[int, ...]
-    """Rows from each rank of the group."""
+    came: tuple[tuple[int, ...], ...]
+    """Rows from each rank of the group, for each of this rank's experts."""
+
+    @property
+    def received(self) -> list[int]:
+        """Rows from each rank."""
+        return [sum(row) for row in self.came]
 
     def __call__(self, sent_RE: Tensor, received_RE: Tensor) -> tuple[list[int], list[int]]:
-        """The plan; the counts are not looked at."""
-        return list(self.sent), list(self.received)
+        """The plan, which also takes the place of the counts: nobody sent any."""
+        received_RE.copy_(torch.tensor(self.came).to(received_RE))
+        return list(self.sent), self.received
 
 
 def plan_routing(config: ModelConfig, layout: Layout, reading: Reading, group: int, imbalance: float) -> Routing:
@@ -77,12 +83,11 @@ def plan_routing(config: ModelConfig, layout: Layout, reading: Reading, group: i
         imbalance: factor on what a rank receives, 1 for none.
     """
     tokens_RG = np.stack([rank_tokens(config, layout, reading, group * layout.ep + r) for r in range(layout.ep)])
-    permitted = permitted_experts(config).numpy()
-    block = config.widths.experts // layout.ep
-    rank_E = np.array(striped_rows(config.expert_owners(), layout.ep)) // block
-    share_GR = np.stack([np.bincount(rank_E[row], minlength=layout.ep) / row.sum() for row in permitted])
-    top_k = min(config.widths.top_k, int(permitted.sum(1).max()))
-    return Routing(tokens_RG @ share_GR * top_k, imbalance)
+    permitted_GE = permitted_experts(config).numpy().astype(float)
+    in_memory = np.argsort(striped_rows(config.expert_owners(), layout.ep))
+    share_GE = (permitted_GE / permitted_GE.sum(1, keepdims=True))[:, in_memory]
+    top_k = min(config.widths.top_k, int(permitted_GE.sum(1).max()))
+    return Routing((tokens_RG @ share_GE * top_k).reshape(layout.ep, layout.ep, -1), imbalance)
 
 
 def rank_tokens(config: ModelConfig, layout: Layout, reading: Reading, rank: int) -> NDArray[np.float64]:
