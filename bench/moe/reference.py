@@ -43,9 +43,10 @@ def reference(shape: Shape, w: Weights, x: Tensor, grad: Tensor) -> dict[str, Te
     weight = score.gather(1, chosen)
     weight = weight / weight.sum(-1, keepdim=True)
     out = _swiglu(x, wide.shared_up.t(), wide.shared_down.t())
-    for e in range(shape.experts):
+    # unbind: an index at a time would cost a gradient as large as all experts for each of them
+    for e, (up, down) in enumerate(zip(wide.up.unbind(), wide.down.unbind(), strict=True)):
         token, place = torch.where(chosen == e)
-        rows = _swiglu(x[token], wide.up[e], wide.down[e]) * weight[token, place, None]
+        rows = _swiglu(x[token], up, down) * weight[token, place, None]
         out = out.index_add(0, token, rows)
     out.backward(grad.double())
     grads = {k: v.grad for k, v in leaves.items() if v.grad is not None}

@@ -38,8 +38,8 @@ SKEWS = {"balanced": 0.0, "skewed": 0.4}
 MARGIN = {"float32": 1e-4, "bfloat16": 4e-3}
 ALLOWED = {"float32": 1e-5, "bfloat16": 5e-2}
 """Largest ||a - b|| / ||b|| of a block that is timed, by the type it computes in."""
-COPIES_LIMIT = 2**30
-"""batched_mm copies an expert's weights for every pair; above so many bytes it is left out."""
+LIMITS = {"eager": 2**32, "batched_mm": 2**30}
+"""Most bytes that an experts implementation of transformers may copy in a pass; one that needs more is left out."""
 
 
 def main() -> int:
@@ -97,11 +97,15 @@ def make_blocks(shape: Shape, w: Weights, peers: list[str]) -> tuple[list[Block]
     """Every implementation that can run here, and why others cannot."""
     blocks, absent = [ours(shape, w)], {}
     if "transformers" in peers:
-        kinds = ["eager", "grouped_mm", "batched_mm"]
-        copies = shape.tokens * shape.top_k * 3 * shape.d_model * shape.ffn * w.up.element_size()
-        if copies > COPIES_LIMIT:
-            absent["transformers batched_mm"] = f"would copy {copies / 2**30:.1f} GiB of weights"
-            kinds.remove("batched_mm")
+        kinds = ["grouped_mm"]
+        one = 3 * shape.d_model * shape.ffn * w.up.element_size()
+        # eager: the gradient of all experts anew for each of them; batched_mm: an expert's weights for every pair
+        needs = {"eager": shape.experts**2 * one, "batched_mm": shape.tokens * shape.top_k * one}
+        for kind, copies in needs.items():
+            if copies <= LIMITS[kind]:
+                kinds.append(kind)
+            else:
+                absent[f"transformers {kind}"] = f"would copy {copies / 2**30:.1f} GiB a pass"
         blocks += [transformers_block(shape, w, kind) for kind in kinds]
     if "torchtitan" in peers:
         blocks += [torchtitan_block(shape, w, casts=casts) for casts in casts_of(w)]

@@ -39,6 +39,12 @@ def balance_experts(engine: Engine) -> None:
         balance(moe, engine.config.balance_rate)
 
 
+def forget_loads(model: Generalist) -> None:
+    """Forget where the tokens of a step went that was not taken."""
+    for moe in moe_layers(model):
+        moe.load_GE.zero_()
+
+
 def load_figures(config: ModelConfig, load_LGE: Tensor) -> dict[str, Any]:
     """Figures of a step's loads, which were summed over ranks; to be read before `balance_experts` forgets them.
 

@@ -51,8 +51,9 @@ class SwiGLU(nn.Module):
 def experts_loop(experts: Experts, x: Tensor, ends: Tensor) -> Tensor:
     """The same as `Experts.forward`, one expert at a time: the reference for tests."""
     out, start = [], 0
-    for e, end in enumerate(ends.tolist()):
-        out.append(swiglu(x[start:end] @ experts.up[e]) @ experts.down[e])
+    # unbind: an index at a time would cost a gradient as large as all experts for each of them
+    for end, up, down in zip(ends.tolist(), experts.up.unbind(), experts.down.unbind(), strict=True):
+        out.append(swiglu(x[start:end] @ up) @ down)
         start = end
     return torch.cat(out)
 
