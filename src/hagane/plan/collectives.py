@@ -46,6 +46,16 @@ KINDS = {
 }
 """Operators of the namespaces c10d and _c10d_functional, by what they do."""
 
+USUAL = {
+    "all-gather": ("fsdp", "efsdp", "tp", "cp"),
+    "reduce-scatter": ("fsdp", "efsdp", "tp"),
+    "all-to-all": ("ep", "cp"),
+    "send": ("pp",),
+    "receive": ("pp",),
+    "all-reduce": ("world", "dp_replicate", "stage"),
+}
+"""Axes that a kind of collective runs along, where one group of ranks serves several axes."""
+
 SILENT = {"wait_tensor", "barrier", "monitored_barrier_", "_wrap_tensor_autograd"}
 """Operators of these namespaces that move no tensor."""
 
@@ -67,10 +77,10 @@ class Traffic(Watcher):
     """Counts collectives while a `Watch` tells it of operators.
 
     Args:
-        axes: axis of the mesh by the process group's name; an unknown group is called "other".
+        axes: axes of the mesh by the process group's name; an unknown group is called "other".
     """
 
-    def __init__(self, axes: Mapping[str, str]) -> None:
+    def __init__(self, axes: Mapping[str, tuple[str, ...]]) -> None:
         super().__init__()
         self.axes = axes
         self.flows: dict[tuple[str, str], Flow] = {}
@@ -93,10 +103,14 @@ class Traffic(Watcher):
         payload = {"all-gather": outputs, "reduce-scatter": inputs}.get(kind, max(inputs, outputs))
         others = (ranks - 1) / ranks
         share = {"all-reduce": 2 * others, "broadcast": 1.0, "send": 1.0, "receive": 1.0}.get(kind, others)
-        flow = self.flows.setdefault((self.axes.get(group.group_name, "other"), kind), Flow())
+        flow = self.flows.setdefault((self._axis(group.group_name, kind), kind), Flow())
         flow.calls += 1
         flow.payload += payload
         flow.wire += round(payload * share)
+
+    def _axis(self, group: str, kind: str) -> str:
+        names = self.axes.get(group, ("other",))
+        return ", ".join(n for n in names if n in USUAL.get(kind, ())) or names[0]
 
 
 def bind(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from hagane.engine.engine import Engine, cut_model, give_memory
 from hagane.engine.layout import Compute, Layout, check_layout
 from hagane.engine.mesh import Mesh
 from hagane.engine.stages import stage_layers
-from hagane.engine.step import train_step, update
+from hagane.engine.step import train_step
 from hagane.model import ModelConfig
 from hagane.plan.collectives import Flow, Traffic
 from hagane.plan.consortium import Reading, deal
@@ -122,14 +122,13 @@ def dry_run(question: Question, rank: int) -> RankReport:
 
 def _one_step(question: Question, reading: Reading, routing: Routing, engine: Engine, began: float) -> RankReport:
     batch = rank_batch(question, reading, engine.mesh)
-    # the optimiser makes its state at its first step: here from gradients of zero
-    update(engine, engine.take_gradients(), torch.zeros(()))
     flops, meter, traffic = FlopMeter(), Meter(ALLOCATOR), Traffic(axes_of(engine.mesh))
     name_static(meter, engine)
     name_gathered_gradients(meter, engine)
     static = meter.alive()
     with Watch(meter, flops, traffic):
-        train_step(engine, batch)
+        told = train_step(engine, batch)
+    assert told["taken"], "a step that is not taken has no optimiser in it"
     meter.name(gradients(engine), "gradients")
     peak = meter.peak()
     work = rank_work(question, reading, routing, engine.mesh)
@@ -185,8 +184,7 @@ def name_static(meter: Meter, engine: Engine) -> None:
     """Tell a meter what stays between steps."""
     meter.name([*engine.model.parameters(), *engine.model.buffers()], "weights")
     meter.name(engine.ema.values(), "averages")
-    meter.name((t for s in engine.optimizer.state.values() for t in s.values() if isinstance(t, Tensor)), "optimiser")
-    meter.name(gradients(engine), "gradients")
+    meter.name((t for kind in engine.optimizer.moments().values() for t in kind.values()), "optimiser")
 
 
 def name_gathered_gradients(meter: Meter, engine: Engine) -> None:
@@ -211,16 +209,19 @@ def gradients(engine: Engine) -> Iterable[Tensor | None]:
     yield from (t.grad for t in engine.local.values())
 
 
-def axes_of(mesh: Mesh) -> dict[str, str]:
-    """Axis by name of process group, for all the ways that a mesh is factored."""
-    axes: dict[str, str] = {}
+def axes_of(mesh: Mesh) -> dict[str, tuple[str, ...]]:
+    """Axes by name of process group, for all the ways that a mesh is factored."""
+    axes: dict[str, tuple[str, ...]] = {}
     for view in ("tokens", "dense", "attention", "experts", "stage"):
         factored: DeviceMesh | None = getattr(mesh, view)
         for axis in factored.mesh_dim_names or () if factored is not None else ():
             assert factored is not None
-            axes[factored.get_group(axis).group_name] = axis
+            name = factored.get_group(axis).group_name
+            axes[name] = (*axes.get(name, ()), axis)
     world = torch.distributed.group.WORLD
-    return {**axes, **({world.group_name: "world"} if world is not None else {})}
+    if world is not None:
+        axes[world.group_name] = (*axes.get(world.group_name, ()), "world")
+    return axes
 
 
 def rank_work(question: Question, reading: Reading, routing: Routing, mesh: Mesh) -> Work:
