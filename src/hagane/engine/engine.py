@@ -19,6 +19,7 @@ from hagane.engine.parallel import parallelize, placements
 from hagane.engine.pipeline import Pipeline
 from hagane.engine.placed import Placed
 from hagane.engine.ranks import world_size
+from hagane.engine.stages import Stage
 from hagane.model import Generalist, ModelConfig, start_pieces
 from hagane.model.moe import MoE
 from hagane.model.naming import BY_EXPERT, Piece
@@ -71,6 +72,12 @@ class Engine:
         """The optimiser's state by kind and parameter name, each split like its parameter."""
         return self.optimizer.moments()
 
+    def drop_gradients(self) -> None:
+        """Forget the last step's gradients, in the model and in the local tensors: they are as large as the weights."""
+        self.model.zero_grad(set_to_none=True)
+        for t in self.local.values():
+            t.grad = None
+
     def take_gradients(self) -> list[Tensor]:
         """Give each local tensor its gradient, and return them; what no sample touched has a gradient of zero."""
         grads = []
@@ -113,17 +120,32 @@ def make_engine(
         ConfigError: the layout does not fit the size or the processes that run.
     """
     layout, compute, device = layout or Layout(), compute or Compute(), device or torch.device("cpu")
+    cut = cut_model(shape, config, layout, compute, device.type, splits)
+    engine = give_memory(cut, config, seed, compute, device)
+    start(engine, given or {})
+    return engine
+
+
+def cut_model(
+    shape: ModelConfig, config: StepConfig, layout: Layout, compute: Compute, device_type: str, splits: Splits
+) -> tuple[Generalist, Mesh, list[Stage]]:
+    """What this rank holds of a model, on the meta device, with the layout around it; see `make_engine`."""
     check_layout(layout, compute, shape.widths, world_size())
-    mesh = make_mesh(layout, device.type)
+    mesh = make_mesh(layout, device_type)
     with torch.device("meta"):
         model = Generalist(shape)
-    stages = parallelize(model, mesh, compute, config.precision, splits)
+    return model, mesh, parallelize(model, mesh, compute, config.precision, splits)
+
+
+def give_memory(
+    cut: tuple[Generalist, Mesh, list[Stage]], config: StepConfig, seed: int, compute: Compute, device: torch.device
+) -> Engine:
+    """An engine around a cut model, its weights not yet drawn."""
+    model, mesh, stages = cut
     materialise(model, device)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     pipeline = Pipeline(stages, mesh, device, dtype, stages[0].work) if stages else None
-    engine = Engine(model, config, seed, mesh, compute, pipeline)
-    start(engine, given or {})
-    return engine
+    return Engine(model, config, seed, mesh, compute, pipeline)
 
 
 def materialise(model: Generalist, device: torch.device) -> None:

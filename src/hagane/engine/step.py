@@ -46,7 +46,7 @@ def train_step(engine: Engine, batch: Batch, limits: Limits | None = None, *, st
     engine.model.train()
     micros = microbatches(engine, batch)
     counts = global_counts(engine, micros)
-    engine.model.zero_grad(set_to_none=True)
+    engine.drop_gradients()
     figures = backward(engine, micros, counts)
     grads = sum_gradients(engine)
     norm = gradient_norm(engine, grads)

@@ -1,0 +1,107 @@
+"""Which layouts a dry run looks at: those of the planner's search, estimated again with loads gated by owner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from hagane.engine.layout import Compute, Layout, distance
+from hagane.model import ModelConfig
+from hagane.plan.consortium import deal
+from hagane.plan.dry import Question
+from hagane.plan.rates import Assumptions, Gpu
+from hagane.plan.roofline import estimate_step
+from hagane.plan.routing import plan_routing
+from hagane.plan.search import Choice, Problem, search
+from hagane.plan.shape import shape_of
+from hagane.terms import ConfigError
+
+LOOKED_AT = 16
+"""Layouts that are estimated again with the owners' gates."""
+NEAREST = 3
+"""Layouts that a refusal names."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a layout is chosen for."""
+
+    config: ModelConfig
+    """The model."""
+    gpus: int
+    """GPUs."""
+    gpu: Gpu
+    """The accelerator."""
+    tokens: int
+    """Tokens of one microbatch on one data rank."""
+    imbalance: float
+    """What the busiest rank's experts receive, beyond the gates."""
+    assumed: Assumptions
+    """Rates."""
+
+    @property
+    def problem(self) -> Problem:
+        """The same for the planner's search."""
+        lengths = deal(self.config, 1, self.tokens).lengths
+        training = replace(self.assumed.training, microbatch_tokens=self.tokens)
+        links = replace(self.assumed.links, imbalance=self.imbalance)
+        assumed = replace(self.assumed, training=training, links=links)
+        shape = shape_of(self.config, sum(lengths) / len(lengths))
+        return Problem(shape, self.config.widths, self.gpus, self.gpu, "bf16", assumed)
+
+
+def gated_imbalance(config: ModelConfig, layout: Layout, tokens: int, imbalance: float) -> float:
+    """Rows of the busiest rank over the mean: by the gates, times what balancing leaves."""
+    routing = plan_routing(config, layout, deal(config, layout.data_ranks, tokens), 0, 1.0)
+    return routing.spread()[1] * imbalance
+
+
+def candidates(wish: Wish) -> list[Choice]:
+    """Layouts that fit in closed form, each with its fastest setup, fastest first under gated loads.
+
+    Raises:
+        ConfigError: none fits.
+    """
+    problem = wish.problem
+    first: dict[Layout, Choice] = {}
+    for choice in search(problem):
+        first.setdefault(choice.setup.layout, choice)
+        if len(first) == LOOKED_AT:
+            break
+    again = []
+    for layout, choice in first.items():
+        links = replace(
+            problem.assumed.links, imbalance=gated_imbalance(wish.config, layout, wish.tokens, wish.imbalance)
+        )
+        step = estimate_step(problem.shape, choice.setup, wish.gpu, replace(problem.assumed, links=links))
+        again.append(replace(choice, step=step))
+    return sorted(again, key=lambda c: -c.step.tokens_s_gpu)
+
+
+def questions(wish: Wish) -> Iterator[Question]:
+    """Dry runs worth trying, best first."""
+    for choice in candidates(wish):
+        compute = Compute(
+            schedule="interleaved" if choice.setup.virtual > 1 else "1f1b",
+            recompute=choice.setup.recompute == "layers",
+        )
+        yield Question(wish.config, choice.setup.layout, compute, tokens=wish.tokens, imbalance=wish.imbalance)
+
+
+def least_microbatches(layout: Layout, stage: int) -> int:
+    """As many as bring a pipeline rank to its peak: more do not raise it.
+
+    A stage holds the most when all its places are taken and gradients have begun to add up. The first stage has a place
+    a stage, so that takes more microbatches than there are stages.
+    """
+    return layout.pp if stage or layout.pp == 1 else 2 * layout.pp
+
+
+def nearest_that_fit(wish: Wish, layout: Layout) -> str:
+    """The nearest layouts that fit in closed form, in words; what to do instead when there is none."""
+    try:
+        found = {c.setup.layout for c in search(wish.problem)} - {layout}
+    except ConfigError as e:
+        return e.next_step
+    near = sorted(found, key=lambda other: (distance(layout, other), str(other)))[:NEAREST]
+    return "nearest that fit by the closed form: " + " or ".join(f"({n})" for n in near)
