@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from hagane.engine import Compute, Engine, Layout, StepConfig
+from hagane.engine import Compute, Engine, Layout, StepConfig, evaluate_loss
 from hagane.engine.engine import Spot
+from hagane.engine.loads import layer_loads, moe_layers
 from hagane.engine.ranks import sum_over
-from hagane.engine.step import backward, global_counts, gradient_norm, microbatches, moe_layers, sum_gradients
+from hagane.engine.step import backward, global_counts, gradient_norm, microbatches, sum_gradients
 from hagane.model.naming import pieces
 from tests.model_fixture import engine_of, make_batch
 
@@ -27,6 +27,7 @@ class Reference:
     norm: Tensor
     gradients: dict[str, Tensor]
     loads: Tensor
+    held_out: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def reference(routing: str, size: int, model: str = "1m") -> Reference:
     skew(engine, routing)
     figures, norm = gradients(engine, size)
     grads = {name: t.grad.clone() for name, t in engine.local.items()}  # type: ignore[union-attr]
-    return Reference(figures, norm, grads, torch.stack([m.load_GE for m in moe_layers(engine.model)]))
+    loads = layer_loads(engine)
+    return Reference(figures, norm, grads, loads, evaluate_loss(engine, make_batch(1, n=size)))
 
 
 def compare(layout: Layout, compute: Compute, routing: str, size: int, want: Reference, model: str = "1m") -> Row:
@@ -115,6 +117,8 @@ def compare(layout: Layout, compute: Compute, routing: str, size: int, want: Ref
         groups[GROUPS.index(group_of(name))] += g.double().square().sum()
     found = (by_group / layout.dp_replicate).sqrt()
     loss = float(((figures - want.figures) / want.figures).abs().max())
+    look = evaluate_loss(engine, make_batch(1, n=size))
+    loss = max(loss, *(abs(look[k] / v - 1) for k, v in want.held_out.items()))
     return Row(
         layout,
         compute,
@@ -129,10 +133,5 @@ def compare(layout: Layout, compute: Compute, routing: str, size: int, want: Ref
 
 def loads_error(engine: Engine, want: Reference) -> float:
     """Largest difference of expert loads, in tokens: nothing is dropped, nothing counted twice."""
-    stage = engine.mesh.group("stage")
-    mine = {n: m.load_GE for n, m in engine.model.named_modules() if m in moe_layers(engine.model)}
-    sum_over(mine.values(), stage)
-    odd = [(load - want.loads[int(name.split(".")[2])]).abs().max() for name, load in mine.items()]
-    worst = torch.stack(odd).max() if odd else torch.zeros(())
-    dist.all_reduce(worst, op=dist.ReduceOp.MAX)
-    return float(worst)
+    sum_over([m.load_GE for m in moe_layers(engine.model)], engine.mesh.group("stage"))
+    return float((layer_loads(engine) - want.loads).abs().max())

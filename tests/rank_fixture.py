@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable
@@ -17,7 +18,9 @@ def on_ranks(ranks: int, work: Callable[..., None], *args: object) -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    mp.spawn(_one, (ranks, port, work, args), nprocs=ranks)
+    # torch is imported once, by the server that all ranks are forked from
+    multiprocessing.set_forkserver_preload(["hagane.train", "hagane.policy", "torch._dynamo", __name__])
+    mp.start_processes(_one, (ranks, port, work, args), nprocs=ranks, start_method="forkserver")
 
 
 def _one(number: int, ranks: int, port: int, work: Callable[..., Any], args: tuple[object, ...]) -> None:

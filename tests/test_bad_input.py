@@ -284,10 +284,10 @@ def test_a_log_that_is_cut_or_empty_changes_nothing(
 def test_a_checkpoint_with_a_flipped_byte(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = RunRecord("r", "c", "d", {}, {}, {}, 0, 0)
     save_checkpoint(tmp_path, engine_of(), record, {})
-    path = next((tmp_path / "step-000000").glob("served-member-cars*"))
+    path = next((tmp_path / "step-000000").glob("served/member-cars*"))
     data = bytearray(path.read_bytes())
     data[int(np.random.default_rng(0).integers(len(data)))] ^= 4
     path.write_bytes(bytes(data))
-    for verb in (["serve", str(path.parent)], ["evaluate", str(path.parent), "--world", "mill"]):
+    for verb in (["serve", str(path.parents[1])], ["evaluate", str(path.parents[1]), "--world", "mill"]):
         assert main(verb) == 1
         one_message(capsys, path.name, "sha256")

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from hagane.engine import StepConfig
 from hagane.engine.inputs import train_samples
+from hagane.engine.loads import layer_loads, load_figures
 from hagane.engine.noise import normal, uniform
-from hagane.engine.step import take_loads, train_step
+from hagane.engine.step import train_step
 from hagane.model import SIZES, loss_counts, make_config, split_experts, to_sample
 from hagane.model.moe import Experts, MoE, balance, experts_loop
 from hagane.model.packing import pack
@@ -85,9 +86,9 @@ def test_a_gate_keeps_tokens_inside_their_owners_experts() -> None:
     model = engine.model
     owners = np.array(model.config.expert_owners())
     train_step(engine, make_batch())
-    loads = take_loads(model, 0.01)
+    loads = load_figures(model.config, layer_loads(engine))
     for name, allowed in (("arm", {"consortium", "member-robots"}), ("road", {"consortium", "member-cars"})):
-        share = np.array(loads[name])
+        share = np.array(loads[f"experts/{name}"])
         assert share[:, ~np.isin(owners, list(allowed))].sum() == 0
         assert np.allclose(share.sum(1), 1.0)
 

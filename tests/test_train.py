@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def losses(home: Path, name: str) -> list[dict[str, float]]:
 def served(home: Path, name: str) -> dict[str, str]:
     folder = latest(home / "runs" / name / "checkpoints")
     assert folder is not None
-    return {p.name: digest_file(p) for p in sorted(folder.glob("*.safetensors"))}
+    return {str(p.relative_to(folder)): digest_file(p) for p in sorted(folder.rglob("*.safetensors"))}
 
 
 @pytest.fixture(scope="module")
@@ -173,18 +174,19 @@ def test_resume_refuses_overrides_and_an_empty_folder(whole: Path, capsys: pytes
 def test_a_full_disk_is_one_message_and_the_run_goes_on_later(
     whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import hagane.engine.checkpoint as checkpoint
+    import hagane.engine.checkpoint_files as checkpoint_files
 
-    real, written = checkpoint.save_file, []
+    real, written = checkpoint_files.write_chunks, []
 
-    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
-        written.append(path)
-        if len(written) > 12:
-            path.write_bytes(b"half")
+    def full(table: Path, *args: Any) -> list[Path]:
+        written.append(table)
+        if len(written) > 4:  # the second table of the second checkpoint
+            table.mkdir(parents=True, exist_ok=True)
+            (table / "half.safetensors").write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(tensors, path)
+        return real(table, *args)
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint_files, "write_chunks", full)
     assert run(whole, "full", "--config", str(whole / "run.toml")) == 1
     said = capsys.readouterr().err
     assert said.count("the disk is full") == 1 and "next: free space" in said and "Traceback" not in said

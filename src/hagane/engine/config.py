@@ -14,7 +14,7 @@ class StepConfig:
     """Optimiser and loss settings.
 
     Raises:
-        ConfigError: an unknown precision.
+        ConfigError: an unknown precision or optimiser.
     """
 
     steps: int = 1200
@@ -37,12 +37,16 @@ class StepConfig:
     """Share of samples with one channel hidden; they serve the second loss only."""
     balance_rate: float = 0.01
     """Step of the experts' balancing bias."""
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """adamw, or muon for the matrices inside layers and adamw for the rest, at the same rate and decay."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Numbers of the forward and backward; weights, averages, moments and gradient sums are fp32 in any case."""
 
     def __post_init__(self) -> None:
         if self.precision not in ("fp32", "bf16"):
             raise ConfigError(f"unknown precision {self.precision!r}", next_step='use "fp32" or "bf16"')
+        if self.optimiser not in ("adamw", "muon"):
+            raise ConfigError(f"unknown optimiser {self.optimiser!r}", next_step='use "adamw" or "muon"')
 
 
 def learning_rate(config: StepConfig, step: int) -> float:

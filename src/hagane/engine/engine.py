@@ -14,6 +14,7 @@ from hagane.engine.config import StepConfig
 from hagane.engine.experts import Splits, counted_splits
 from hagane.engine.layout import Compute, Layout, check_layout
 from hagane.engine.mesh import Mesh, make_mesh
+from hagane.engine.optimiser import Optimiser, make_optimiser
 from hagane.engine.parallel import parallelize, placements
 from hagane.engine.pipeline import Pipeline
 from hagane.engine.placed import Placed
@@ -47,21 +48,28 @@ class Engine:
     """Local tensors by parameter name: the same memory as the model's parameters."""
     ema: dict[str, Tensor] = field(init=False)
     """Averaged local tensors."""
-    optimizer: torch.optim.AdamW = field(init=False)
-    """AdamW over the local tensors."""
+    optimizer: Optimiser = field(init=False)
+    """Over the local tensors."""
 
     def __post_init__(self) -> None:
         self.placed = placements(self.model, self.mesh)
         self.local = {n: local_of(p).detach() for n, p in self.model.named_parameters()}
         self.ema = {n: t.clone() for n, t in self.local.items()}
-        decayed = [t for n, t in self.local.items() if len(self.placed[n].shape) >= 2]
-        others = [t for n, t in self.local.items() if len(self.placed[n].shape) < 2]
-        groups = [
-            {"params": decayed, "weight_decay": self.config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        first, second = self.config.betas
-        self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, betas=(first, second), foreach=True)
+        self.optimizer = make_optimiser(self.config, self.local, self.placed)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return next(iter(self.local.values())).device
+
+    def resume_at(self, step: int) -> None:
+        """Go on as after so many steps, once weights and moments are loaded."""
+        self.step = step
+        self.optimizer.set_step(step)
+
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        """The optimiser's state by kind and parameter name, each split like its parameter."""
+        return self.optimizer.moments()
 
     def take_gradients(self) -> list[Tensor]:
         """Give each local tensor its gradient, and return them; what no sample touched has a gradient of zero."""

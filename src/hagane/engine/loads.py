@@ -7,17 +7,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hagane.engine.step import moe_layers
-from hagane.model import Generalist, ModelConfig
+from hagane.engine.engine import Engine
+from hagane.engine.ranks import sum_over
+from hagane.model import Generalist, ModelConfig, balance
+from hagane.model.moe import MoE
 
 
-def layer_loads(model: Generalist) -> Tensor:
-    """[layers, embodiments, experts] pairs of a token and an expert since the bias last moved."""
-    return torch.stack([moe.load_GE for moe in moe_layers(model)])
+def moe_layers(model: Generalist) -> list[MoE]:
+    """The mixture-of-experts layers that are here, in order."""
+    return [layer.moe for layer in model.trunk.blocks]
+
+
+def layer_loads(engine: Engine) -> Tensor:
+    """[layers, embodiments, experts] pairs of a token and an expert since the bias last moved.
+
+    All ranks call it, after a step; each stage of a pipeline knows its own layers.
+    """
+    own = {int(name): layer.moe.load_GE for name, layer in engine.model.trunk.named_blocks}
+    first = next(iter(own.values()))
+    loads = first.new_zeros(engine.model.config.widths.layers, *first.shape)
+    for i, load in own.items():
+        loads[i] = load
+    if engine.mesh.layout.pp > 1:
+        sum_over([loads], engine.mesh.group("pp"))
+    return loads
+
+
+def balance_experts(engine: Engine) -> None:
+    """Move every layer's bias towards an even load and forget the loads; once a step, after it."""
+    for moe in moe_layers(engine.model):
+        balance(moe, engine.config.balance_rate)
+
+
+def forget_loads(model: Generalist) -> None:
+    """Forget where the tokens of a step went that was not taken."""
+    for moe in moe_layers(model):
+        moe.load_GE.zero_()
 
 
 def load_figures(config: ModelConfig, load_LGE: Tensor) -> dict[str, Any]:
-    """Figures of a step's loads, which were summed over ranks; to be read before `take_loads` forgets them.
+    """Figures of a step's loads, which were summed over ranks; to be read before `balance_experts` forgets them.
 
     Args:
         config: names the embodiments and the owner of every expert.

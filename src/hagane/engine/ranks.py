@@ -1,8 +1,7 @@
-"""This process among the others: joining, leaving, adding up."""
+"""This process among the others: its share, its sums, its device."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
 import torch
@@ -10,22 +9,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hagane.terms import Batch, ConfigError, Observation, Part, Window
-
-
-def join_ranks(number: int, ranks: int, port: int) -> None:
-    """Make this process one of several on this machine; each takes its share of the cores.
-
-    Two ranks of one thread take about twice the steps of one rank of two threads at the small sizes.
-    """
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
-    backend = dist.get_default_backend_for_device(device_for("auto"))
-    dist.init_process_group(backend, init_method=f"tcp://127.0.0.1:{port}", rank=number, world_size=ranks)
-
-
-def leave_ranks() -> None:
-    """Part from the other ranks, if there are any."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def world_size() -> int:

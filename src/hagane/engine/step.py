@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from hagane.engine.config import learning_rate
 from hagane.engine.engine import Engine
 from hagane.engine.inputs import train_samples
+from hagane.engine.limits import Limits
+from hagane.engine.loads import forget_loads, moe_layers
 from hagane.engine.parallel import is_sharded
 from hagane.engine.ranks import part_slice, share, sum_over
 from hagane.engine.stages import as_tensor
-from hagane.model import Generalist, TrainSample, balance, loss_counts
-from hagane.model.moe import MoE
+from hagane.model import TrainSample, loss_counts
 from hagane.terms import Batch, TrainingError
-
-
-def moe_layers(model: nn.Module) -> list[MoE]:
-    """The mixture-of-experts layers in order."""
-    return [m for m in model.modules() if isinstance(m, MoE)]
 
 
 def total_loss(sums: Tensor, counts: Tensor, next_weight: float) -> Tensor:
@@ -27,14 +24,24 @@ def total_loss(sums: Tensor, counts: Tensor, next_weight: float) -> Tensor:
     return (means[:, 0] + next_weight * means[:, 1]).sum() / len(sums)
 
 
-def train_step(engine: Engine, batch: Batch) -> dict[str, float]:
+def train_step(engine: Engine, batch: Batch, limits: Limits | None = None, *, stop: bool = False) -> dict[str, float]:
     """One optimiser step on one batch (all ranks call it with the same batch, or each with its share).
 
+    Where the loss or the gradient norm is beyond the limits, or not finite, the step is not taken: weights, moments,
+    averages and expert loads are as before, and so is `engine.step`.
+
+    Args:
+        engine: this rank's.
+        batch: to learn from.
+        limits: the same on all ranks; None makes what is not finite an error.
+        stop: whether this rank was asked to stop; it travels with the losses, so that all ranks know at this step.
+
     Returns:
-        loss, loss/<embodiment>, next/<embodiment>, gradient norm and learning rate.
+        loss, loss/<embodiment>, next/<embodiment>, gradient norm, learning rate; taken: whether the step was (1, 0);
+        stop: ranks that were asked to.
 
     Raises:
-        TrainingError: the loss or the gradient is not finite; the weights are as before.
+        TrainingError: without limits, the loss or the gradient is not finite.
     """
     engine.model.train()
     micros = microbatches(engine, batch)
@@ -43,21 +50,28 @@ def train_step(engine: Engine, batch: Batch) -> dict[str, float]:
     figures = backward(engine, micros, counts)
     grads = sum_gradients(engine)
     norm = gradient_norm(engine, grads)
-    sum_over([figures])
+    asked = figures.new_tensor(float(stop))
+    sum_over([figures, asked])
     stage = engine.mesh.group("stage") if engine.mesh.stage else None
     sum_over([m.load_GE for m in moe_layers(engine.model)], stage)
-    if not bool(torch.isfinite(norm)) or not bool(torch.isfinite(figures).all()):
-        raise TrainingError(
-            f"the loss is not finite at step {engine.step}",
-            next_step="lower lr, or look at this batch's data sets with `hagane catalog show`",
-        )
-    rate = update(engine, grads, norm)
     means = figures / counts.clamp_min(1)
-    result = {"loss": 0.0, "gradient_norm": float(norm), "lr": rate}
+    rate = learning_rate(engine.config, engine.step)
+    result = {"loss": 0.0, "gradient_norm": float(norm), "lr": rate, "stop": float(asked)}
     for part, (action, following) in zip(batch.parts, means.tolist(), strict=True):
         result[f"loss/{part.observation.embodiment}"] = action
         result[f"next/{part.observation.embodiment}"] = following
         result["loss"] += action / len(batch.parts)
+    finite = bool(torch.isfinite(figures).all())
+    result["taken"] = float(finite and (limits or Limits()).hold(result["loss"], float(norm)))
+    if result["taken"]:
+        update(engine, grads, norm, result["lr"])
+        return result
+    forget_loads(engine.model)
+    if limits is None:
+        raise TrainingError(
+            f"the loss is not finite at step {engine.step}",
+            next_step="lower lr, or look at this batch's data sets with `hagane catalog show`",
+        )
     return result
 
 
@@ -114,32 +128,14 @@ def gradient_norm(engine: Engine, grads: list[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def update(engine: Engine, grads: list[Tensor], norm: Tensor) -> float:
-    """Clip, step the optimiser and the averages; returns the learning rate."""
+def update(engine: Engine, grads: list[Tensor], norm: Tensor, rate: float) -> None:
+    """Clip, step the optimiser at a learning rate, and the averages."""
     torch._foreach_mul_(grads, (engine.config.clip / (norm + 1e-6)).clamp_max(1.0).float())
-    rate = learning_rate(engine.config, engine.step)
-    for group in engine.optimizer.param_groups:
-        group["lr"] = rate
-    engine.optimizer.step()
+    engine.optimizer.step(rate)
     # early on averages follow faster, so that they are not the random start
     decay = min(engine.config.ema, (1 + engine.step) / (10 + engine.step))
     torch._foreach_lerp_(list(engine.ema.values()), list(engine.local.values()), 1 - decay)
     engine.step += 1
-    return rate
-
-
-def take_loads(model: Generalist, rate: float) -> dict[str, list[list[float]]]:
-    """Balance every layer's bias and return expert use: by embodiment, [layers][experts] shares of its tokens.
-
-    Call once a step, after the loads were summed over ranks.
-    """
-    moes = moe_layers(model)
-    loads = torch.stack([m.load_GE for m in moes])
-    shares = loads / loads.sum(-1, keepdim=True).clamp_min(1)
-    for m in moes:
-        balance(m, rate)
-    names = [e.name for e in model.config.embodiments]
-    return {name: shares[:, row].tolist() for row, name in enumerate(names)}
 
 
 @torch.no_grad()
@@ -154,6 +150,10 @@ def evaluate_loss(engine: Engine, batch: Batch) -> dict[str, float]:
     else:
         found = engine.pipeline.forward(samples, own_samples(engine))
     figures = torch.zeros_like(counts) if found is None else found.double()
+    # without a backward FSDP leaves weights whole, made where no gradient is kept: the next step's would be wrong
+    for module in engine.model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
     sum_over([figures])
     means = (figures / counts.clamp_min(1)).tolist()
     return {p.observation.embodiment: action for p, (action, _) in zip(batch.parts, means, strict=True)}

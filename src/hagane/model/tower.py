@@ -51,7 +51,10 @@ class TowerLayer(nn.Module):
         """Keys and values [N, heads, L, head_dim] of trunk outputs [N, L, D]."""
         k, v = self.kv(x).chunk(2, -1)
         # copies, not views: a sharded layer's outputs must not alias
-        return self._split(k).contiguous(), self._split(v).contiguous()
+        return (
+            self._split(k).clone(memory_format=torch.contiguous_format),
+            self._split(v).clone(memory_format=torch.contiguous_format),
+        )
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """[N, H, width] to the same; keys and values from `context`."""

@@ -38,9 +38,14 @@ class Trunk(nn.Module):
         self.head_dim = size.head_dim
 
     @property
+    def named_blocks(self) -> list[tuple[str, TrunkLayer]]:
+        """The layers that are here, in order, with their numbers."""
+        return [(name, layer) for name, layer in self.layers.items() if isinstance(layer, TrunkLayer)]
+
+    @property
     def blocks(self) -> list[TrunkLayer]:
         """The layers that are here, in order."""
-        return [layer for layer in self.layers.values() if isinstance(layer, TrunkLayer)]
+        return [layer for _, layer in self.named_blocks]
 
     def forward(self, x: Tensor, position: Tensor, place: Tensor, mask: Tensor, gate_M: Tensor) -> Tensor:
         """[M, D] to [M, D]; `position` [M] is each token's rotary position."""
