@@ -106,7 +106,8 @@ TESTED = {
     # scale: layouts, ranks, checkpoints, plans
     "an impossible layout": "test_layout.test_what_does_not_divide_is_named",
     "a layout for another number of processes": "test_layout.test_an_engine_refuses_the_wrong_number_of_processes",
-    "mixed torch versions, another code hash": "test_launch.test_other_code_torch_seed_and_device_are_refused_by_every_rank",
+    "mixed torch versions, another code hash": "test_launch"
+    ".test_other_code_torch_seed_and_device_are_refused_by_every_rank",
     "a checkpoint of another size": "test_checkpoint.test_a_checkpoint_of_another_size_or_model_is_refused",
     "a missing shard": "test_checkpoint.test_a_missing_shard_is_named",
     "a lost rank's files, one rank's full disk": "test_checkpoint_ranks.test_what_one_rank_meets_all_ranks_say",
