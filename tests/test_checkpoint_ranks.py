@@ -48,7 +48,7 @@ def some_pairs(folder: str, apart: int) -> None:
             assert (engine.step, manifest.cursor) == (7, {"data": "x"})
 
 
-@pytest.mark.parametrize("apart", [2, pytest.param(len(FOUR), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("apart", [1, pytest.param(len(FOUR), marks=pytest.mark.slow)])
 def test_any_layout_loads_any_other(tmp_path: Path, apart: int) -> None:
     save_checkpoint(tmp_path / "alone", build(Layout(), True), RECORD, {"data": "x"})  # type: ignore[arg-type]
     on_ranks(4, some_pairs, str(tmp_path), apart)

@@ -51,6 +51,7 @@ def test_a_layout_fits_or_is_refused_with_layouts_that_do(
         (Layout(dp_shard=3, ep=3), Compute(), "ep = 3 does not divide 8 experts"),
         (Layout(pp=8), Compute(), "pp = 8 is more than 4 layers"),
         (Layout(dp_shard=12, ep=4), Compute(), "efsdp = 3 does not divide the experts' widths 128 and 64"),
+        (Layout(dp_shard=3, tp=2, ep=1), Compute(), "dp_shard \\* cp = 3 does not divide the width 128 beside tp"),
         (Layout(pp=4), Compute(schedule="interleaved"), "8 stages for 4 layers"),
         (Layout(pp=2), Compute(microbatches=3), "microbatches = 3 is no multiple of pp = 2"),
     ],

@@ -94,7 +94,7 @@ def test_a_run_is_what_it_would_have_been_without_those_batches(
     home: Path, tmp_path: Path, bad: set[int], spans: list[tuple[int, int]], left: int
 ) -> None:
     noted: list[Skip] = []
-    train(tmp_path / "run", CONFIG, planted(home, CONFIG, bad), note=noted.append)
+    train(tmp_path / "run", CONFIG, planted(home, CONFIG, bad), left_out=noted.append)
     assert [(s.first, s.last) for s in noted] == spans and tuple(noted) == skips_of(tmp_path / "run")
     gap = 6 - left
     # the noise of a batch goes with its number, so the loader of the other run gives both
@@ -123,7 +123,7 @@ def test_killed_and_resumed_it_leaves_out_the_same(home: Path, tmp_path: Path, w
 
 
 def one_rank(home: str, folder: str) -> None:
-    config = replace(CONFIG, layout=Layout(dp_replicate=2))
+    config = replace(CONFIG, layout=Layout(dp_shard=2))
     train(Path(folder), config, planted(Path(home), config, TWICE))
 
 

@@ -15,6 +15,7 @@ from torch.distributed.distributed_c10d import Store
 
 from hagane.engine.agree import agree
 from hagane.engine.meet import Seat, join_ranks, reach
+from hagane.engine.ranks import rank
 from hagane.engine.watch import VERDICT, Unwatched, Watch, Watchdog
 from hagane.terms import HaganeError, TrainingError
 
@@ -44,7 +45,7 @@ class Crew:
     @property
     def first(self) -> bool:
         """Whether this is rank 0, which writes the run's files."""
-        return self.seat is None or self.seat.rank == 0
+        return (self.seat.rank if self.seat else rank()) == 0
 
     def agree(self, what: str, facts: Mapping[str, str]) -> None:
         """All ranks state the same facts, or all refuse; late ones are waited for as long as they live.

@@ -136,6 +136,9 @@ def misfit(layout: Layout, size: Size) -> str:
         return f"ep = {layout.ep} does not divide {size.experts} experts"
     if layout.pp > size.layers:
         return f"pp = {layout.pp} is more than {size.layers} layers"
+    if layout.tp > 1 and size.d_model % (layout.dp_shard * layout.cp):
+        # heads are cut by tp, the other dimension by FSDP; both on one dimension would need another order on disk
+        return f"dp_shard * cp = {layout.dp_shard * layout.cp} does not divide the width {size.d_model} beside tp"
     # a dimension other than the first is cut evenly only
     if layout.efsdp > 1 and (size.d_model % layout.efsdp or size.expert_ffn % layout.efsdp):
         return f"efsdp = {layout.efsdp} does not divide the experts' widths {size.d_model} and {size.expert_ffn}"
