@@ -35,8 +35,9 @@ class DryRun:
     """Accelerator, for its memory: h100, h800, h200, b200, b300, gb200, gb300, or one of the file for --assume."""
     layout: str = "auto"
     """auto, or axes like pp=16,ep=32 (dp_shard takes what is left)."""
-    rank: str = "ends"
-    """A rank, "ends" (the fullest of the first, a middle and the last pipeline stage) or "every" (of each stage)."""
+    rank: str = "fullest"
+    """A rank, "fullest" (of the first stage, which keeps the most microbatches), "ends" (of the first, a middle
+    and the last stage) or "every" (of each stage)."""
     tokens: int = 4096
     """Tokens of one microbatch on one data rank, about: whole samples are dealt."""
     microbatches: int = 0
@@ -149,11 +150,13 @@ def ranks_of(text: str, question: Question) -> list[int]:
     stages, ranks = question.layout.pp, question.layout.ranks
     if text == "every":
         return [fullest_rank(question, s) for s in range(stages)]
+    if text == "fullest":
+        return [fullest_rank(question, 0)]
     if text == "ends":
         return [fullest_rank(question, s) for s in sorted({0, stages // 2, stages - 1})]
     if text.isdecimal() and int(text) < ranks:
         return [int(text)]
-    raise ConfigError(f"no rank {text!r}", next_step=f'use 0 to {ranks - 1}, "ends" or "every"')
+    raise ConfigError(f"no rank {text!r}", next_step=f'use 0 to {ranks - 1}, "fullest", "ends" or "every"')
 
 
 def print_reports(wish: Wish, question: Question, reports: list[RankReport]) -> None:

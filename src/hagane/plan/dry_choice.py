@@ -65,7 +65,9 @@ def candidates(wish: Wish) -> list[Choice]:
     problem = wish.problem
     first: dict[Layout, Choice] = {}
     for choice in search(problem):
-        first.setdefault(choice.setup.layout, choice)
+        # what the closed form says of kept activations is below what torch's stages were seen to keep
+        if choice.setup.recompute == "layers":
+            first.setdefault(choice.setup.layout, choice)
         if len(first) == LOOKED_AT:
             break
     again = []
@@ -83,7 +85,7 @@ def questions(wish: Wish) -> Iterator[Question]:
     for choice in candidates(wish):
         compute = Compute(
             schedule="interleaved" if choice.setup.virtual > 1 else "1f1b",
-            recompute=choice.setup.recompute == "layers",
+            recompute=True,
         )
         yield Question(wish.config, choice.setup.layout, compute, tokens=wish.tokens, imbalance=wish.imbalance)
 
