@@ -49,20 +49,22 @@ def episodes(world: str, amount: int) -> int:
     return amount // WORLDS[world]
 
 
+GRID: dict[str, tuple[tuple[int, tuple[int, ...]], ...]] = {
+    "1m": ((12800, (60, 120, 240, 480, 960, 1920)), (800, (60, 240, 480, 960)), (3200, (240, 960))),
+    "4m": ((12800, (60, 120, 240, 480, 960)), (800, (240, 480)), (3200, (480,))),
+    "40m": ((12800, (60, 120, 240)), (800, (120,))),
+}
+"""By size, steps on each amount of data: the largest size, at 40 times the cost, gets few but real points."""
+REPEATED = {"1m": (12800, 240), "4m": (12800, 120)}
+"""Cells that are trained with three seeds."""
+
+
 def cells() -> Iterator[Cell]:
-    """All cells, small sizes first; the largest size gets few but real points."""
-    few, many = (60, 120, 240, 480), (60, 120, 240, 480, 960, 1920)
-    for amount in AMOUNTS:
-        yield from (Cell("1m", amount, steps) for steps in (many if amount == AMOUNTS[-1] else many[:-1]))
-    yield from (Cell("1m", AMOUNTS[-1], 240, seed) for seed in (1, 2))
-    yield from (Cell("40m", AMOUNTS[-1], steps) for steps in (60, 120))
-    for amount in AMOUNTS:
-        yield from (Cell("4m", amount, steps) for steps in few)
-    yield Cell("4m", AMOUNTS[-1], 960)
-    yield from (Cell("4m", AMOUNTS[-1], 240, seed) for seed in (1, 2))
-    yield Cell("40m", AMOUNTS[0], 240)
-    yield Cell("40m", AMOUNTS[-1], 240)
-    yield Cell("40m", AMOUNTS[1], 120)
+    """All cells, small sizes first."""
+    for size, amounts in GRID.items():
+        yield from (Cell(size, amount, steps) for amount, many in amounts for steps in many)
+        if size in REPEATED:
+            yield from (Cell(size, *REPEATED[size], seed=seed) for seed in (1, 2))
 
 
 def config(cell: Cell, lr_factor: float = 1.0) -> TrainConfig:

@@ -6,6 +6,7 @@ import platform
 import shutil
 import time
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import grid
@@ -107,4 +108,12 @@ def closed_loop(world_name: str, policy: ModelPolicy) -> Score:
     world, seeds = make(world_name), list(range(FIRST_SEED, FIRST_SEED + TRIALS[world_name]))
     check_seeds(seeds, TUNING_SEEDS, "tuning")
     scores_N = np.concatenate([fly(world, case, seeds, PolicyPilot(policy)).scores_N for case in world.cases])
-    return Score(float(scores_N.mean()), *bootstrap(scores_N), len(scores_N), world.measure)
+    return Score(float(scores_N.mean()), *bootstrap(scores_N), len(scores_N), expert(world_name), world.measure)
+
+
+@cache
+def expert(world_name: str) -> float:
+    """Mean score of the expert, from whom all learn, on the same seeds."""
+    world, seeds = make(world_name), range(FIRST_SEED, FIRST_SEED + TRIALS[world_name])
+    pilot = world.pilots["expert"]
+    return float(np.concatenate([fly(world, case, list(seeds), pilot()).scores_N for case in world.cases]).mean())

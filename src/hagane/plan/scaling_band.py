@@ -147,6 +147,4 @@ def backtest(points: Points, draws: int = DRAWS) -> tuple[Points, list[Interval]
 
 def take(points: Points, keep_n: NDArray[np.bool_]) -> Points:
     """Some of the points."""
-    return Points(
-        points.parameters_n[keep_n], points.tokens_n[keep_n], points.unique_n[keep_n], points.loss_n[keep_n]
-    )
+    return Points(points.parameters_n[keep_n], points.tokens_n[keep_n], points.unique_n[keep_n], points.loss_n[keep_n])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from hagane.model import ModelConfig
 from hagane.model.sizes import Size
-from hagane.model.slots import BYTE_WIDTH, DESCRIPTOR, TEXT_BYTES, SampleLayout, sample_layouts
+from hagane.model.slots import BYTE_WIDTH, TEXT_BYTES, SampleLayout, sample_layouts
 from hagane.model.tower import TIME_FEATURES
 
 BACKWARD = 2
@@ -40,10 +40,9 @@ def adapter_flops(config: ModelConfig, layout: SampleLayout) -> int:
     """
     d, pixels = config.widths.d_model, config.patch * config.patch * 3
     total = config.widths.text_tokens * TEXT_BYTES * BYTE_WIDTH * d
-    widest = max(s.width for o in sample_layouts(config) for s in o.slots)
     for s in layout.slots:
         image = s.channel.kind == "image"
-        total += DESCRIPTOR * d + s.tokens * (pixels if image else widest) * d
+        total += s.tokens * (pixels if image else s.width) * d
         total += (s.tokens // s.channel.history.steps * pixels if image else s.tokens * s.out) * d
     return 2 * total
 

@@ -29,6 +29,8 @@ class Score:
     """Upper end."""
     trials: int
     """Seeds flown."""
+    expert: float
+    """Mean of the demonstrations' expert on the same seeds: what perfect imitation would reach."""
     measure: str = ""
     """What the score means, with unit and direction."""
 
