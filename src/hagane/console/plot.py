@@ -140,10 +140,11 @@ def _frame(x: Axis, y: Axis, tick: Callable[[float], str], at: At) -> Markup:
 
 
 def ticks(axis: Axis, most: int = 7) -> list[float]:
-    """Round numbers inside an axis: powers of ten and their 2, 5 where there is room, or even steps."""
+    """Round numbers inside an axis: powers of ten, and steps between them where there is room, or even steps."""
     if axis.log:
         decades = math.log10(axis.high / axis.low)
-        digits = (1.0, 2.0, 5.0) if decades < 2.6 else (1.0,)
+        fine, middle = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0), (1.0, 2.0, 5.0)
+        digits = fine if decades < 1 else middle if decades < 2.6 else (1.0,)
         every = max(1, math.ceil(decades / most))
         first, last = math.floor(math.log10(axis.low)), math.ceil(math.log10(axis.high))
         found = [d * 10.0**k for k in range(first, last + 1, every) for d in digits]

@@ -77,7 +77,6 @@ def data_chart(study: Study, runs: Sequence[ScaledRun], colours: dict[str, str],
     points, reach = study.band.points, study.band.reach()[1]
     along = np.geomspace(points.tokens_n.min() / 1.3, reach * 2.5, STEPS)
     marks: list[Curve | Dots | Region] = [Region(reach, "no claim")]
-    tops = [float(points.loss_n.max())]
     for size, colour in colours.items():
         here = [k for k, r in enumerate(runs) if r.size == size]
         bands = [study.band.loss(float(points.parameters_n[here[0]]), float(t)) for t in along]
@@ -86,8 +85,8 @@ def data_chart(study: Study, runs: Sequence[ScaledRun], colours: dict[str, str],
         titles = [f"{runs[k].name}: {points.loss_n[k]:.4f}" for k in here]
         marks.append(Dots(list(points.tokens_n[here]), list(points.loss_n[here]), colour, titles, again))
     x = Axis(float(along[0]), float(along[-1]), "data tokens seen in training", log=True)
-    low = min(min(m.low) for m in marks if isinstance(m, Curve))
-    y = Axis(max(low, 0.02 * tops[0]) / 1.1, tops[0] * 1.15, "held-out loss", log=True)
+    low, high = min(min(m.low) for m in marks if isinstance(m, Curve)), float(points.loss_n.max())
+    y = Axis(max(low, 0.02 * high) / 1.1, 1.15 * high, "held-out loss", log=True)
     note = "Lines: each token seen once, 95% band. Dots: runs; rings: runs that went through their data more than once."
     alt = f"Held-out loss of {study.machine} over data tokens, by size"
     return Chart(f"{study.machine}: loss over data", note, draw(x, y, marks, alt, tick=short_count, name=name))
@@ -97,12 +96,13 @@ def size_chart(study: Study, rows: Sequence[SizeRow], tokens: float, name: str) 
     """Loss over parameters at the same fresh tokens, as far as the largest size of all, claim or not."""
     reach, points = study.band.reach()[0], study.band.points
     along = np.geomspace(points.parameters_n.min() / 1.5, rows[-1].parameters * 1.5, STEPS)
+    along = np.sort(np.append(along, reach))
     bands = [study.band.loss(float(n), tokens) for n in along]
-    inside = along <= reach
+    inside, outside = along <= reach, along >= reach
     marks: list[Curve | Dots | Region] = [
-        Region(reach, "no claim: beyond 10 times the largest trained"),
+        Region(reach, "no claim"),
         curve(along[inside], [b for b, i in zip(bands, inside, strict=True) if i], "var(--ours)"),
-        curve(along[~inside], [b for b, i in zip(bands, inside, strict=True) if not i], "var(--faint)", dashed=True),
+        curve(along[outside], [b for b, i in zip(bands, outside, strict=True) if i], "var(--faint)", dashed=True),
     ]
     sizes = [float(r.parameters) for r in rows]
     losses = [float(v) for v in study.band.law.loss(np.array(sizes), tokens)]

@@ -213,33 +213,37 @@ def descend(points: Points, logs_Sn: F, theta_SP: F) -> tuple[F, F]:
         [S, 6] ends and [S] their costs.
     """
     theta = np.clip(theta_SP, LOWEST, HIGHEST)
-    damp = np.full(len(theta), 1e-2)
-    logs, slopes = predict_logs(points, theta)
-    cost = huber(logs - logs_Sn)
+    cost = huber(predict_logs(points, theta)[0] - logs_Sn)
+    damp, live = np.full(len(theta), 1e-2), np.arange(len(theta))
     for _ in range(ROUNDS):
-        wrong = logs - logs_Sn
-        weight = HUBER / np.maximum(np.abs(wrong), HUBER)
-        gradient = np.einsum("snp,sn->sp", slopes, weight * wrong)
-        curve = np.einsum("snp,sn,snq->spq", slopes, weight, slopes)
-        # a number at its bound that wants to go on does not hold the others back
-        stuck = ((theta <= LOWEST) & (gradient > 0)) | ((theta >= HIGHEST) & (gradient < 0))
-        gradient = np.where(stuck, 0.0, gradient)
-        free = ~stuck[:, :, None] & ~stuck[:, None, :]
-        ridge = damp[:, None, None] * (np.eye(6) * (1e-6 + np.einsum("spp->sp", curve)[:, :, None]))
-        step = np.linalg.solve(np.where(free, curve, 0.0) + ridge + 1e-12 * np.eye(6), gradient[..., None])[..., 0]
-        tried = np.clip(theta - np.clip(step, -1.0, 1.0), LOWEST, HIGHEST)
-        new_logs, new_slopes = predict_logs(points, tried)
-        new_cost = huber(new_logs - logs_Sn)
-        better = new_cost < cost
-        theta = np.where(better[:, None], tried, theta)
-        logs = np.where(better[:, None], new_logs, logs)
-        slopes = np.where(better[:, None, None], new_slopes, slopes)
-        small = np.where(better, cost - new_cost, np.inf) < 1e-10 * (cost + 1e-12)
-        cost = np.where(better, new_cost, cost)
-        damp = np.clip(np.where(better, damp / 3, damp * 4), 1e-9, 1e9)
-        if np.all(small | (damp >= 1e8)):
+        logs, slopes = predict_logs(points, theta[live])
+        tried = np.clip(
+            theta[live] - damped_step(theta[live], logs - logs_Sn[live], slopes, damp[live]), LOWEST, HIGHEST
+        )
+        new_cost = huber(predict_logs(points, tried)[0] - logs_Sn[live])
+        better = new_cost < cost[live]
+        gain = np.where(better, cost[live] - new_cost, np.inf)
+        still = (gain > 1e-9 * (cost[live] + 1e-12)) & ~(~better & (damp[live] > 1e6))
+        theta[live[better]], cost[live[better]] = tried[better], new_cost[better]
+        damp[live] = np.clip(np.where(better, damp[live] / 3, damp[live] * 4), 1e-9, 1e9)
+        live = live[still]
+        if not len(live):
             break
     return theta, cost
+
+
+def damped_step(theta_SP: F, wrong_Sn: F, slopes_SnP: F, damp_S: F) -> F:
+    """[S, 6] to be taken from theta, at most 1 in each number."""
+    weight = HUBER / np.maximum(np.abs(wrong_Sn), HUBER)
+    gradient = np.einsum("snp,sn->sp", slopes_SnP, weight * wrong_Sn)
+    curve = np.einsum("snp,snq->spq", slopes_SnP * weight[..., None], slopes_SnP)
+    # a number at its bound that wants to go on does not hold the others back
+    stuck = ((theta_SP <= LOWEST) & (gradient > 0)) | ((theta_SP >= HIGHEST) & (gradient < 0))
+    gradient = np.where(stuck, 0.0, gradient)
+    curve = np.where(stuck[:, :, None] | stuck[:, None, :], 0.0, curve)
+    ridge = damp_S[:, None] * (1e-6 + np.einsum("spp->sp", curve)) + 1e-12
+    step = np.linalg.solve(curve + ridge[:, :, None] * np.eye(theta_SP.shape[1]), gradient[..., None])[..., 0]
+    return np.asarray(np.clip(step, -1.0, 1.0))
 
 
 def huber(wrong_Sn: F) -> F:
