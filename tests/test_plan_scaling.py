@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -337,3 +339,18 @@ def test_operations_in_closed_form_are_those_that_torch_counts(machine: Embodime
     forward = sample_flops(model.config, machine.name) / (1 + BACKWARD)
     assert counter.get_total_flops() - more == pytest.approx(n * forward, rel=0.01)
     assert data_tokens(layout) == layout.length - w.prompts - w.text_tokens
+
+
+@pytest.mark.slow
+def test_a_cell_is_really_trained_and_a_stopped_measurement_goes_on(tmp_path: Path) -> None:
+    """bench/scaling on its smallest cell: a run that the reader takes, made once however often it is asked."""
+    script, out = Path(__file__).parents[1] / "bench" / "scaling" / "run.py", tmp_path / "scaling.jsonl"
+    command = [sys.executable, str(script), "--out", str(out), "--work", str(tmp_path / "work")]
+    for _ in range(2):
+        subprocess.run([*command, "--only", "1m-u00800-s00060"], check=True, capture_output=True, timeout=600)
+        (run,) = read_runs(out)
+    assert run.steps == 60 and set(run.held_out) == set(run.scores) == {"mill", "road"}
+    # 15 samples a machine and step; a road's sample has 15 data tokens, a mill's 4
+    assert run.tokens == 60 * 15 * (15 + 4)
+    assert all(s.low <= s.mean <= s.high < s.expert for s in run.scores.values())
+    assert list((tmp_path / "work" / "runs").iterdir()) == []

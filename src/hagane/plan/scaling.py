@@ -5,7 +5,7 @@
 
 N parameters, D data tokens seen, U different ones, R how many repeats are worth having. Form and robust fit of log
 losses: Hoffmann et al. 2022, arXiv 2203.15556, section 3.3; worth of repeats: Muennighoff et al. 2023, arXiv
-2305.16264, equation 6. Both were found on text; whether they hold for machines is what the residuals show.
+2305.16264. Both were found on text; whether they hold for machines is what the residuals show.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Law:
     def balanced_tokens(self, parameters: float) -> float:
         """Fresh tokens at which the size gains as much from a little more data as from a little more parameters.
 
-        From alpha A / N^alpha = beta B / D^beta (Hoffmann et al. 2022, equation 4 without the compute constraint):
-        below it data is what the size lacks.
+        From alpha A / N^alpha = beta B / D^beta, which also is the best use of compute where that goes as N D (Hoffmann
+        et al. 2022, section 3.3). Below it data is what the size lacks; beyond it the size is too small for the data.
         """
         if self.a <= 0:
             return 0.0
