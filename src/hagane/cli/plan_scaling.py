@@ -112,13 +112,20 @@ def law_table(found: Sequence[Study]) -> list[list[str]]:
             foretold = f"{inside} of {len(said)} in the band, worst {worst:.0%} off"
         else:
             foretold = "too few runs to try"
-        cells = [interval(s.band.of(lambda law, f=field: getattr(law, f))) for field in FIELDS]  # type: ignore[misc]
+        cells = [number_of(s, field) for field in ("floor", "alpha", "beta", "repeats")]
         spread = f"{s.seed_spread:.1%}" if s.seed_spread else "not measured"
         rows.append([s.machine, *cells, f"{s.band.residual:.1%}", spread, foretold])
     return rows
 
 
-FIELDS = ("floor", "alpha", "beta", "repeats")
+def number_of(study: Study, field: str) -> str:
+    """A number of the law with its band, or that the runs leave it open."""
+    from hagane.plan.scaling_study import BOUNDED, free_within
+
+    found = study.band.of(lambda law: float(getattr(law, field)))
+    if field in BOUNDED and not free_within(found, field):
+        return f"open: {interval(found)}"
+    return interval(found)
 
 
 def size_table(rows: Sequence[SizeRow], first: Study) -> list[list[str]]:
@@ -162,6 +169,11 @@ def sentences(found: Sequence[Study], rows: Sequence[SizeRow], tokens: float) ->
     ]
     if rows[-1].claim == "no claim":
         said.append(about_last(rows[-1], first))
+    named = {"alpha": "what parameters are worth", "beta": "what data is worth", "repeats": "what repeats are worth"}
+    for field, words in named.items():
+        undecided = [s.machine for s in found if number_of(s, field).startswith("open")]
+        if undecided:
+            said.append(f"These runs leave open {words} ({field}) on: {', '.join(undecided)}.")
     poor = [s.machine for s in found if s.score and s.score.explained < 0.5]
     if poor:
         said.append(f"Loss explains less than half of the scores' variance on: {', '.join(poor)}.")
@@ -195,4 +207,5 @@ def where(enough: Interval, study: Study) -> str:
 
 def interval(i: Interval) -> str:
     """A number and its band, three significant digits."""
-    return f"{i.middle:.3g} [{i.low:.3g}, {i.high:.3g}]"
+    middle, low, high = (0.0 if 0 < x < 5e-4 else x for x in (i.middle, i.low, i.high))
+    return f"{middle:.3g} [{low:.3g}, {high:.3g}]"

@@ -10,12 +10,14 @@ from typing import Literal
 
 import numpy as np
 
-from hagane.plan.scaling import Law, Points, points_of
+from hagane.plan.scaling import HIGHEST, LOWEST, Law, Points, points_of
 from hagane.plan.scaling_band import DRAWS, Band, Interval, backtest, bootstrap_band, seed_spread
 from hagane.plan.scaling_runs import ScaledRun
 from hagane.plan.scaling_score import ScoreBand, score_band
 
 Claim = Literal["trained", "within reach", "no claim"]
+BOUNDED = {"alpha": 3, "beta": 4, "repeats": 5}
+"""Places of numbers with limits of their own in the optimiser's vector."""
 MEAN = "mean of machines"
 """Name of the study over all machines."""
 
@@ -102,6 +104,13 @@ def size_row(found: Sequence[Study], size: str, parameters: int, tokens: float) 
         band.of(lambda law: law.balanced_tokens(parameters)),
         band.of(lambda law: law.gain_of_doubling(parameters, tokens)[0]),
     )
+
+
+def free_within(found: Interval, field: str) -> bool:
+    """Whether runs bound an exponent, or the worth of repeats, from both sides; else the fit ran into its limits."""
+    place = BOUNDED[field]
+    low, high = np.exp(LOWEST[place]), np.exp(HIGHEST[place])
+    return bool(found.low > 1.01 * low and found.high < high / 1.01)
 
 
 def claim_of(band: Band, parameters: float, tokens: float) -> Claim:
