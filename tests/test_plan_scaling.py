@@ -19,8 +19,9 @@ from hagane.engine.inputs import train_samples
 from hagane.model.moe import Experts, experts_loop
 from hagane.model.packing import pack
 from hagane.model.slots import DESCRIPTOR, sample_layouts
-from hagane.plan.scaling import Law, Points, fit, points_of, predict_logs, theta_of
-from hagane.plan.scaling_band import backtest, bootstrap_band, leverage, seed_spread
+from hagane.plan.scaling import LIMITS, Form, Law, Points, points_of, theta_of
+from hagane.plan.scaling_band import backtest, bootstrap_band, seed_spread
+from hagane.plan.scaling_fit import fit, fit_forms, leverage, predict_logs
 from hagane.plan.scaling_flops import BACKWARD, data_tokens, sample_flops
 from hagane.plan.scaling_runs import ScaledRun, Score, append_run, read_runs
 from hagane.plan.scaling_score import score_band
@@ -29,6 +30,9 @@ from hagane.terms import ConfigError, Embodiment, StoreError
 from tests.model_fixture import ARM, CAM, ROAD, make_batch, make_model
 
 TRUE = Law(floor=0.1, a=20.0, alpha=0.3, b=15.0, beta=0.4, repeats=4.0)
+LOGS = Law(floor=0.1, a=20.0, alpha=0.3, b=12.0, beta=0.4, c=60.0, gamma=0.6)
+"""The same kind of law in the form "diversity"."""
+LAWS: dict[Form, Law] = {"repeats": TRUE, "diversity": LOGS}
 SIZES = {"1m": 1_830_368, "4m": 5_035_072, "40m": 44_848_384}
 STEPS = (60, 120, 240, 480, 960)
 PER_STEP = 285
@@ -74,16 +78,31 @@ def written(tmp_path: Path, some: list[ScaledRun]) -> Path:
     return path
 
 
-def test_exact_losses_give_back_the_law() -> None:
-    law = fit(points(0.0))
-    assert asdict(law) == pytest.approx(asdict(TRUE), rel=1e-6)
+@pytest.mark.parametrize("form", LAWS)
+def test_exact_losses_give_back_the_law(form: Form) -> None:
+    found = fit(points(0.0, law=LAWS[form]), form)
+    assert asdict(found.law) == pytest.approx(asdict(LAWS[form]), rel=1e-5)
+    assert found.left_out < 1e-6
 
 
-def test_the_slopes_are_those_of_the_law() -> None:
+@pytest.mark.parametrize("form", LAWS)
+def test_the_form_that_made_the_losses_is_the_one_that_is_taken(form: Form) -> None:
+    best, other = fit_forms(points(NOISE, 4, LAWS[form]))
+    assert best.form == form
+    assert best.left_out == pytest.approx(NOISE, rel=0.4)
+    assert other.left_out > 1.3 * best.left_out
+    # where different data was not varied there is nothing to choose from
+    same = points(NOISE, 4)
+    assert [f.form for f in fit_forms(replace(same, unique_n=np.full(len(same), 1e6)))] == ["repeats"]
+
+
+@pytest.mark.parametrize("form", LAWS)
+def test_the_slopes_are_those_of_the_law(form: Form) -> None:
     exact, step = points(0.0), 1e-6
-    theta = theta_of(exact, TRUE)[None]
+    theta = theta_of(exact, LAWS[form], form)[None]
     _, slopes = predict_logs(exact, theta)
-    for k in range(6):
+    lowest, highest = LIMITS[form]
+    for k in np.flatnonzero(lowest < highest):
         moved = theta.copy()
         moved[0, k] += step
         change = (predict_logs(exact, moved)[0] - predict_logs(exact, theta)[0])[0] / step
@@ -94,7 +113,7 @@ def test_one_run_that_went_wrong_does_not_bend_the_law() -> None:
     exact = points(0.0)
     loss = exact.loss_n.copy()
     loss[5] *= 3.0
-    law = fit(replace(exact, loss_n=loss))
+    law = fit(replace(exact, loss_n=loss), "repeats").law
     assert law.alpha == pytest.approx(TRUE.alpha, rel=0.15)
     assert law.beta == pytest.approx(TRUE.beta, rel=0.15)
 
@@ -109,12 +128,13 @@ def test_a_repeated_token_is_worth_less_than_a_fresh_one() -> None:
     assert slope == pytest.approx(1.0, abs=1e-3)
 
 
-def test_balanced_tokens_are_where_data_and_size_are_worth_the_same() -> None:
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_balanced_tokens_are_where_data_and_size_are_worth_the_same(law: Law) -> None:
     for n in SIZES.values():
-        tokens, step = TRUE.balanced_tokens(n), 1e-4
-        here = float(TRUE.loss(n, tokens))
-        by_size = here - float(TRUE.loss(n * (1 + step), tokens))
-        by_data = here - float(TRUE.loss(n, tokens * (1 + step)))
+        tokens, step = law.balanced_tokens(n), 1e-4
+        here = float(law.loss(n, tokens))
+        by_size = here - float(law.loss(n * (1 + step), tokens))
+        by_data = here - float(law.loss(n, tokens * (1 + step)))
         assert by_size == pytest.approx(by_data, rel=1e-3)
 
 
@@ -160,12 +180,13 @@ def test_a_band_that_is_too_narrow_would_be_seen() -> None:
     assert missed >= 5
 
 
-def test_leverage_adds_up_to_the_numbers_that_are_fitted() -> None:
+@pytest.mark.parametrize(("form", "numbers"), [("repeats", 6), ("diversity", 7)])
+def test_leverage_adds_up_to_the_numbers_that_are_fitted(form: Form, numbers: int) -> None:
     exact = points(0.0)
-    _, slopes = predict_logs(exact, theta_of(exact, TRUE)[None])
-    pull = leverage(slopes[0])
-    assert pull.sum() == pytest.approx(6.0)
-    assert ((pull >= 0) & (pull <= 1)).all()
+    _, slopes = predict_logs(exact, theta_of(exact, LAWS[form], form)[None])
+    pull = leverage(slopes[0], form)
+    assert pull.sum() == pytest.approx(numbers)
+    assert ((pull > -1e-9) & (pull < 1 + 1e-9)).all()
 
 
 def test_no_effect_of_size_is_found_as_none() -> None:
@@ -181,14 +202,14 @@ def test_no_effect_of_size_is_found_as_none() -> None:
 
 def test_longest_runs_are_foretold_by_the_others_and_a_broken_trend_is_not() -> None:
     honest = points(NOISE, 3)
-    tried = backtest(honest, 100)
+    tried = backtest(honest, "repeats", 100)
     assert tried is not None
     out, said = tried
     assert len(out) == 9
     assert sum(i.low <= x <= i.high for i, x in zip(said, out.loss_n, strict=True)) >= 7
     # a law that breaks: the longest runs stopped learning
     broken = np.where(honest.tokens_n > 200_000, 1.4 * honest.loss_n, honest.loss_n)
-    tried = backtest(replace(honest, loss_n=broken), 100)
+    tried = backtest(replace(honest, loss_n=broken), "repeats", 100)
     assert tried is not None
     hits = [
         i.low <= x <= i.high for i, x, t in zip(tried[1], tried[0].loss_n, tried[0].tokens_n, strict=True) if t > 2e5
@@ -268,7 +289,7 @@ def test_a_loss_that_is_none_is_refused(loss: float, tmp_path: Path) -> None:
         replace(runs()[0], held_out={"mill": loss})
     some = points(0.0)
     with pytest.raises(ConfigError, match="loss must be positive"):
-        fit(replace(some, loss_n=np.full(len(some), loss)))
+        fit(replace(some, loss_n=np.full(len(some), loss)), "repeats")
     path = tmp_path / "runs.jsonl"
     line = {**asdict(runs()[0]), "held_out": {"mill": loss}}
     path.write_text(json.dumps(line) + "\n")

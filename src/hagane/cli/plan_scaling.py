@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -33,6 +33,9 @@ class Scaling:
     """Data tokens, each seen once, that sizes are compared at; 0 takes the most that any run saw."""
     active: bool = False
     """Count the parameters that a token uses, instead of all."""
+    form: Literal["auto", "repeats", "diversity"] = "auto"
+    """What repeated data is worth: as found on text (repeats), or a price for all that was not seen (diversity); auto
+    takes the one that says more of runs it was fitted without."""
     draws: int = 300
     """Bootstrap repeats."""
     html: Path | None = None
@@ -52,7 +55,7 @@ def main(argv: list[str]) -> int:
     if not (o.tokens >= 0 and o.draws >= 20):
         raise ConfigError("--tokens cannot be negative, and --draws must be at least 20")
     runs = read_runs(o.runs)
-    found = studies(runs, active=o.active, draws=o.draws)
+    found = studies(runs, form=None if o.form == "auto" else o.form, active=o.active, draws=o.draws)
     tokens = o.tokens or float(found[0].band.points.tokens_n.max())
     rows = size_rows(found, parameters_of_sizes(runs, o.active), tokens)
     print(heading(runs, o.active), end="\n\n")
@@ -102,8 +105,11 @@ def span(counts: Sequence[int]) -> str:
 
 def law_table(found: Sequence[Study]) -> list[list[str]]:
     """Exponents by machine, and how far runs lie from the law."""
-    head = ["loss of", "floor E", "alpha (parameters)", "beta (data)", "worth of repeats R", "runs off the law"]
-    rows = [[*head, "seeds differ by", "longest runs foretold"]]
+    words = {"alpha": "alpha (parameters)", "beta": "beta (data seen)", "gamma": "gamma (different data)"}
+    words["repeats"] = "worth of repeats R"
+    fields = fields_of(found[0])
+    head = ["loss of", "floor E", *(words[f] for f in fields), "runs off the law", "seeds differ by"]
+    rows = [[*head, "longest runs foretold"]]
     for s in found:
         if s.tried:
             out, said = s.tried
@@ -112,18 +118,23 @@ def law_table(found: Sequence[Study]) -> list[list[str]]:
             foretold = f"{inside} of {len(said)} in the band, worst {worst:.0%} off"
         else:
             foretold = "too few runs to try"
-        cells = [number_of(s, field) for field in ("floor", "alpha", "beta", "repeats")]
+        cells = [number_of(s, field) for field in ("floor", *fields)]
         spread = f"{s.seed_spread:.1%}" if s.seed_spread else "not measured"
         rows.append([s.machine, *cells, f"{s.band.residual:.1%}", spread, foretold])
     return rows
 
 
+def fields_of(study: Study) -> tuple[str, str, str]:
+    """Numbers of the law's form beside its floor."""
+    return "alpha", "beta", "repeats" if study.band.fit.form == "repeats" else "gamma"
+
+
 def number_of(study: Study, field: str) -> str:
     """A number of the law with its band, or that the runs leave it open."""
-    from hagane.plan.scaling_study import BOUNDED, free_within
+    from hagane.plan.scaling_study import free_within
 
     found = study.band.of(lambda law: float(getattr(law, field)))
-    if field in BOUNDED and not free_within(found, field):
+    if field != "floor" and not free_within(found, field, study.band.fit.form):
         return f"open: {interval(found)}"
     return interval(found)
 
@@ -161,7 +172,9 @@ def sentences(found: Sequence[Study], rows: Sequence[SizeRow], tokens: float) ->
     most_parameters, most_tokens = first.band.reach()
     enough = enough_parameters(first, tokens)
     size, data, at = short_count(most_parameters), short_count(most_tokens), short_count(tokens)
+    forms = [f'{f.left_out:.1%} in the form "{f.form}"' for f in first.forms]
     said = [
+        f"A run lies {' and '.join(forms)} from a law that was fitted without it. Taken: {first.band.fit.form}.",
         f"Extrapolation ends at {size} parameters and {data} data tokens: 10 times what was trained. Beyond, the table "
         "shows how wide the band is and claims nothing.",
         f"At {at} tokens a doubling of parameters is lost in the spread of seeds ({first.noise:.1%} of the loss) "
@@ -169,8 +182,10 @@ def sentences(found: Sequence[Study], rows: Sequence[SizeRow], tokens: float) ->
     ]
     if rows[-1].claim == "no claim":
         said.append(about_last(rows[-1], first))
-    named = {"alpha": "what parameters are worth", "beta": "what data is worth", "repeats": "what repeats are worth"}
-    for field, words in named.items():
+    named = {"alpha": "what parameters are worth", "beta": "what longer training is worth"}
+    named |= {"repeats": "what repeats are worth", "gamma": "what different data is worth"}
+    for field in fields_of(first):
+        words = named[field]
         undecided = [s.machine for s in found if number_of(s, field).startswith("open")]
         if undecided:
             said.append(f"These runs leave open {words} ({field}) on: {', '.join(undecided)}.")

@@ -1,11 +1,15 @@
 """A scaling law over runs that were really trained: held-out loss from parameters and data, fitted robustly.
 
-    L(N, D, U) = E + A / N^alpha + B / T^beta        T = D up to one pass over the data, then
-                                                     T = U (1 + R (1 - exp(-(D/U - 1) / R)))
+    L(N, D, U) = E + A / N^alpha + B / T^beta + C / U^gamma
 
-N parameters, D data tokens seen, U different ones, R how many repeats are worth having. Form and robust fit of log
-losses: Hoffmann et al. 2022, arXiv 2203.15556, section 3.3; worth of repeats: Muennighoff et al. 2023, arXiv
-2305.16264. Both were found on text; whether they hold for machines is what the residuals show.
+N parameters, D data tokens seen, U different ones. Two forms of what repeated data is worth:
+
+    repeats     C = 0;  T = D up to one pass, then U (1 + R (1 - exp(-(D/U - 1) / R)))
+    diversity   T = D;  what was not seen costs C / U^gamma, however long the rest is trained on
+
+The first is that of text (Hoffmann et al. 2022, arXiv 2203.15556, section 3.3; repeats: Muennighoff et al. 2023, arXiv
+2305.16264). The second is ours, for logs: neighbouring samples of a machine are nearly the same, so that many tokens of
+few episodes are worth little from the first pass on.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +27,22 @@ from hagane.plan.scaling_runs import ScaledRun
 from hagane.terms import ConfigError
 
 F = NDArray[np.float64]
-HUBER = 0.02
-"""Residuals of log loss beyond this count linearly: one run that went wrong does not bend the law."""
-ROUNDS = 150
-"""Steps of the optimiser at most."""
-LOWEST = np.array([-9.0, -9.0, -9.0, math.log(0.02), math.log(0.02), math.log(0.05)])
-HIGHEST = np.array([3.0, 3.0, 3.0, math.log(3.0), math.log(3.0), math.log(200.0)])
-"""Bounds of (log e, log a, log b, log alpha, log beta, log R); e, a, b are the terms at the centre of the data."""
+Form = Literal["repeats", "diversity"]
+FORMS: tuple[Form, ...] = ("repeats", "diversity")
+NUMBERS = ("floor", "a", "b", "c", "alpha", "beta", "gamma", "repeats")
+"""Order of the optimiser's vector, all as logs; the terms are those at the centre of the data."""
+NONE, ALWAYS = -80.0, math.log(1e9)
+"""Logs of a term that is not there, and of repeats that are worth as much as fresh data."""
+_EXPONENT = (math.log(0.02), math.log(3.0))
+LIMITS: dict[Form, F] = {
+    "repeats": np.array(
+        [(-9, 3), (-9, 3), (-9, 3), (NONE, NONE), _EXPONENT, _EXPONENT, (0, 0), (math.log(0.05), math.log(200))]
+    ).T,
+    "diversity": np.array(
+        [(-9, 3), (-9, 3), (-9, 3), (-9, 3), _EXPONENT, _EXPONENT, _EXPONENT, (ALWAYS, ALWAYS)]
+    ).T,
+}  # fmt: skip
+"""[2, 8] lowest and highest of each number; equal where a form does not have it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,31 +75,44 @@ class Law:
     b: float
     """B."""
     beta: float
-    """Exponent of data."""
-    repeats: float
-    """R: repeats of the data after which further ones are worth little."""
+    """Exponent of data seen."""
+    repeats: float = math.inf
+    """R: repeats of the data after which further ones are worth little; infinite in the form "diversity"."""
+    c: float = 0.0
+    """C; 0 in the form "repeats"."""
+    gamma: float = 1.0
+    """Exponent of different data."""
 
     def worth(self, tokens: float | F, unique: float | F) -> F:
         """T: so many tokens seen of so many different ones are worth T fresh ones."""
+        if math.isinf(self.repeats):
+            return np.asarray(tokens, np.float64)
         again = np.maximum(np.asarray(tokens) / np.asarray(unique) - 1.0, 0.0)
         fresh = np.minimum(tokens, unique)
         return np.asarray(fresh + unique * self.repeats * -np.expm1(-again / self.repeats))
 
     def loss(self, parameters: float | F, tokens: float | F, unique: float | F | None = None) -> F:
         """Predicted loss; `unique` None means that nothing is repeated."""
-        worth = self.worth(tokens, tokens if unique is None else unique)
-        return np.asarray(self.floor + self.a * np.asarray(parameters) ** -self.alpha + self.b * worth**-self.beta)
+        different = np.asarray(tokens if unique is None else unique, np.float64)
+        by_data = self.b * self.worth(tokens, different) ** -self.beta + self.c * different**-self.gamma
+        return np.asarray(self.floor + self.a * np.asarray(parameters, np.float64) ** -self.alpha + by_data)
 
     def balanced_tokens(self, parameters: float) -> float:
         """Fresh tokens at which the size gains as much from a little more data as from a little more parameters.
 
-        From alpha A / N^alpha = beta B / D^beta, which also is the best use of compute where that goes as N D (Hoffmann
-        et al. 2022, section 3.3). Below it data is what the size lacks; beyond it the size is too small for the data.
+        There alpha A / N^alpha = beta B / D^beta + gamma C / D^gamma, which also is the best use of compute where that
+        goes as N D (Hoffmann et al. 2022, section 3.3). Below it data is what the size lacks; beyond, the size is.
         """
-        if self.a <= 0:
-            return 0.0
-        log = math.log(self.beta * self.b / (self.alpha * self.a)) + self.alpha * math.log(parameters)
-        return math.exp(min(log / self.beta, 700.0))
+        by_size = self.alpha * self.a * parameters**-self.alpha
+
+        def by_data(log: float) -> float:
+            return self.beta * self.b * math.exp(-self.beta * log) + self.gamma * self.c * math.exp(-self.gamma * log)
+
+        low, high = 0.0, 200.0
+        while high - low > 1e-9 * high:
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if by_data(middle) > by_size else (low, middle)
+        return math.exp(high)
 
     def gain_of_doubling(self, parameters: float, tokens: float) -> tuple[float, float]:
         """Share of the loss that twice the parameters, and twice the fresh tokens, would take away."""
@@ -117,136 +144,73 @@ def points_of(runs: Sequence[ScaledRun], machine: str = "", *, active: bool = Fa
 
 
 def check_points(points: Points) -> None:
-    """Enough variety for a law of six numbers.
+    """Enough variety for a law.
 
     Raises:
         ConfigError: losses or counts that are not positive numbers, fewer than 3 sizes, fewer than 3 amounts of tokens,
             fewer than 8 runs, or sizes that share no amount of tokens.
     """
+    where = "the runs of a scaling law"
     for name in ("loss", "parameters", "tokens", "unique"):
         values = getattr(points, f"{name}_n")
         if not (np.isfinite(values).all() and (values > 0).all()):
-            raise ConfigError(f"{name} must be positive numbers in every run", where="the runs of a scaling law")
-    sizes = np.unique(points.parameters_n)
-    amounts = np.unique(points.tokens_n)
-    for what, found, least in (("sizes", len(sizes), 3), ("amounts of tokens", len(amounts), 3)):
-        if found < least:
+            raise ConfigError(f"{name} must be positive numbers in every run", where=where)
+    sizes, amounts = np.unique(points.parameters_n), np.unique(points.tokens_n)
+    for what, found in (("sizes", len(sizes)), ("amounts of tokens", len(amounts))):
+        if found < 3:
             raise ConfigError(
-                f"a law of parameters and data needs at least {least} {what}, not {found}",
-                where="the runs of a scaling law",
+                f"a law of parameters and data needs at least 3 {what}, not {found}",
+                where=where,
                 next_step="train the others with `make bench-scaling`",
             )
     if len(points) < 8:
-        raise ConfigError(f"{len(points)} runs are too few for a law of six numbers", next_step="train at least 8")
+        raise ConfigError(f"{len(points)} runs are too few for a law", where=where, next_step="train at least 8")
     if not any(len(np.unique(points.parameters_n[points.tokens_n == t])) > 1 for t in amounts):
-        raise ConfigError(
-            "no two sizes were trained on the same tokens, so size and data cannot be told apart",
-            where="the runs of a scaling law",
-        )
+        what = "no two sizes were trained on the same tokens, so size and data cannot be told apart"
+        raise ConfigError(what, where=where, next_step="train two sizes for equally long")
 
 
-def fit(points: Points) -> Law:
-    """The law of least robust error over all starts.
-
-    Raises:
-        ConfigError: see `check_points`.
-    """
-    check_points(points)
-    starts = start_grid(points)
-    logs = np.broadcast_to(np.log(points.loss_n), (len(starts), len(points)))
-    found_SP, cost_S = descend(points, logs, starts)
-    return law_at(points, found_SP[int(cost_S.argmin())])
+def has_diversity(points: Points) -> bool:
+    """Whether the form "diversity" can be told: at least 3 amounts of different data."""
+    return len(np.unique(points.unique_n)) >= 3
 
 
-def start_grid(points: Points) -> F:
-    """[S, 6] starts that cover shares of the loss, exponents and worth of repeats."""
+def start_grid(points: Points, form: Form) -> F:
+    """[S, 8] starts that cover shares of the loss, exponents and worth of repeats."""
     level = math.log(float(np.median(points.loss_n)))
-    shares = ((0.2, 0.1, 0.7), (0.6, 0.2, 0.2), (0.05, 0.6, 0.35), (0.5, 0.01, 0.5))
-    grid = itertools.product(shares, (0.1, 0.5), (0.15, 0.5), (1.0, 15.0))
-    return np.array([[*(level + np.log(s)), math.log(a), math.log(b), math.log(r)] for s, a, b, r in grid])
+    shares = ((0.2, 0.1, 0.5, 0.2), (0.6, 0.2, 0.1, 0.1), (0.05, 0.6, 0.3, 0.05), (0.4, 0.01, 0.2, 0.4))
+    last = ((1.0, 1.0), (1.0, 15.0)) if form == "repeats" else ((0.3, 1e9), (1.0, 1e9))
+    grid = itertools.product(shares, (0.1, 0.5), (0.15, 0.5), last)
+    starts = [[*(level + np.log(s)), *np.log([alpha, beta, *rest])] for s, alpha, beta, rest in grid]
+    return np.asarray(np.clip(np.array(starts), *LIMITS[form]))
 
 
-def centre(points: Points) -> tuple[float, float]:
-    """Geometric means of N and D: terms are measured there, so that exponents and sizes of terms hardly depend."""
-    return float(np.log(points.parameters_n).mean()), float(np.log(points.tokens_n).mean())
+def centre(points: Points) -> tuple[float, float, float]:
+    """Geometric means of N, D and U: there terms are measured, so that exponents and terms hardly depend."""
+    n, d, u = (float(np.log(x).mean()) for x in (points.parameters_n, points.tokens_n, points.unique_n))
+    return n, d, u
 
 
 def law_at(points: Points, theta_P: F) -> Law:
     """The law of one vector of the optimiser."""
-    log_n, log_d = centre(points)
-    e, a, b, alpha, beta, repeats = np.exp(theta_P)
-    return Law(float(e), float(a * math.exp(alpha * log_n)), float(alpha), float(b * math.exp(beta * log_d)),
-               float(beta), float(repeats))  # fmt: skip
+    log_n, log_d, log_u = centre(points)
+    e, a, b, c, alpha, beta, gamma, repeats = (float(x) for x in np.exp(theta_P))
+    return Law(
+        floor=e,
+        a=a * math.exp(alpha * log_n),
+        alpha=alpha,
+        b=b * math.exp(beta * log_d),
+        beta=beta,
+        repeats=math.inf if theta_P[7] >= ALWAYS else repeats,
+        c=0.0 if theta_P[3] <= NONE else c * math.exp(gamma * log_u),
+        gamma=gamma,
+    )
 
 
-def theta_of(points: Points, law: Law) -> F:
-    """The inverse of `law_at`, inside the bounds."""
-    log_n, log_d = centre(points)
-    e, a, b = law.floor, law.a * math.exp(-law.alpha * log_n), law.b * math.exp(-law.beta * log_d)
-    return np.clip(np.log([e, a, b, law.alpha, law.beta, law.repeats]), LOWEST, HIGHEST)
-
-
-def predict_logs(points: Points, theta_SP: F) -> tuple[F, F]:
-    """Log losses [S, n] and their slopes [S, n, 6] in the optimiser's numbers."""
-    log_n, log_d = centre(points)
-    e, a, b, alpha, beta, repeats = (x[:, None] for x in np.exp(theta_SP).T)
-    again = np.maximum(points.tokens_n / points.unique_n - 1.0, 0.0)
-    left = np.exp(-again / repeats)
-    worth = np.minimum(points.tokens_n, points.unique_n) + points.unique_n * repeats * (1 - left)
-    n, t = np.log(points.parameters_n) - log_n, np.log(worth) - log_d
-    by_n, by_t = a * np.exp(-alpha * n), b * np.exp(-beta * t)
-    total = e + by_n + by_t
-    more_repeats = points.unique_n * repeats * (1 - left * (1 + again / repeats)) / worth
-    slopes = (e + 0 * total, by_n, by_t, -alpha * n * by_n, -beta * t * by_t, -beta * by_t * more_repeats)
-    return np.log(total), np.stack(slopes, -1) / total[..., None]
-
-
-def descend(points: Points, logs_Sn: F, theta_SP: F) -> tuple[F, F]:
-    """Levenberg's damped Gauss-Newton (Marquardt 1963) on Huber's loss (1964), many problems side by side.
-
-    Args:
-        points: N, D, U of every run.
-        logs_Sn: [S, n] log losses of each problem.
-        theta_SP: [S, 6] starts.
-
-    Returns:
-        [S, 6] ends and [S] their costs.
-    """
-    theta = np.clip(theta_SP, LOWEST, HIGHEST)
-    cost = huber(predict_logs(points, theta)[0] - logs_Sn)
-    damp, live = np.full(len(theta), 1e-2), np.arange(len(theta))
-    for _ in range(ROUNDS):
-        logs, slopes = predict_logs(points, theta[live])
-        tried = np.clip(
-            theta[live] - damped_step(theta[live], logs - logs_Sn[live], slopes, damp[live]), LOWEST, HIGHEST
-        )
-        new_cost = huber(predict_logs(points, tried)[0] - logs_Sn[live])
-        better = new_cost < cost[live]
-        gain = np.where(better, cost[live] - new_cost, np.inf)
-        still = (gain > 1e-9 * (cost[live] + 1e-12)) & ~(~better & (damp[live] > 1e6))
-        theta[live[better]], cost[live[better]] = tried[better], new_cost[better]
-        damp[live] = np.clip(np.where(better, damp[live] / 3, damp[live] * 4), 1e-9, 1e9)
-        live = live[still]
-        if not len(live):
-            break
-    return theta, cost
-
-
-def damped_step(theta_SP: F, wrong_Sn: F, slopes_SnP: F, damp_S: F) -> F:
-    """[S, 6] to be taken from theta, at most 1 in each number."""
-    weight = HUBER / np.maximum(np.abs(wrong_Sn), HUBER)
-    gradient = np.einsum("snp,sn->sp", slopes_SnP, weight * wrong_Sn)
-    curve = np.einsum("snp,snq->spq", slopes_SnP * weight[..., None], slopes_SnP)
-    # a number at its bound that wants to go on does not hold the others back
-    stuck = ((theta_SP <= LOWEST) & (gradient > 0)) | ((theta_SP >= HIGHEST) & (gradient < 0))
-    gradient = np.where(stuck, 0.0, gradient)
-    curve = np.where(stuck[:, :, None] | stuck[:, None, :], 0.0, curve)
-    ridge = damp_S[:, None] * (1e-6 + np.einsum("spp->sp", curve)) + 1e-12
-    step = np.linalg.solve(curve + ridge[:, :, None] * np.eye(theta_SP.shape[1]), gradient[..., None])[..., 0]
-    return np.asarray(np.clip(step, -1.0, 1.0))
-
-
-def huber(wrong_Sn: F) -> F:
-    """[S] sums of Huber's loss."""
-    size = np.abs(wrong_Sn)
-    return np.asarray(np.where(size <= HUBER, 0.5 * size**2, HUBER * (size - 0.5 * HUBER)).sum(-1))
+def theta_of(points: Points, law: Law, form: Form) -> F:
+    """The inverse of `law_at`, inside the form's limits."""
+    log_n, log_d, log_u = centre(points)
+    a, b = law.a * math.exp(-law.alpha * log_n), law.b * math.exp(-law.beta * log_d)
+    c = max(law.c * math.exp(-law.gamma * log_u), math.exp(NONE))
+    logs = np.log([law.floor, a, b, c, law.alpha, law.beta, law.gamma, min(law.repeats, math.exp(ALWAYS))])
+    return np.asarray(np.clip(logs, *LIMITS[form]))

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.plan.scaling import Law, Points, check_points, descend, fit, law_at, predict_logs, start_grid, theta_of
+from hagane.plan.scaling import Form, Law, Points, law_at, start_grid
+from hagane.plan.scaling_fit import Fit, descend, fit, fit_forms, leverage, predict_logs
 from hagane.plan.scaling_runs import ScaledRun
+from hagane.terms import ConfigError
 
 F = NDArray[np.float64]
 REACH = 10.0
@@ -44,14 +46,19 @@ class Band:
 
     points: Points
     """What was fitted."""
-    law: Law
-    """The best law."""
+    fit: Fit
+    """The best law and its form."""
     laws: tuple[Law, ...]
     """One law a bootstrap repeat."""
     residual: float
     """Typical difference of a run from the law, in log loss (root mean square, degrees of freedom counted)."""
     noise_draws: F
     """[draws] a difference of a further run from the law, in log loss, one a repeat."""
+
+    @property
+    def law(self) -> Law:
+        """The best law."""
+        return self.fit.law
 
     def of(self, what: Callable[[Law], float]) -> Interval:
         """The interval of anything that a law says."""
@@ -73,8 +80,10 @@ class Band:
         return REACH * float(self.points.parameters_n.max()), REACH * float(self.points.tokens_n.max())
 
 
-def bootstrap_band(points: Points, *, seed_spread: float = 0.0, draws: int = DRAWS, seed: int = 0) -> Band:
-    """Fit the law, then fit it again to repeats of the measurement.
+def bootstrap_band(
+    points: Points, *, form: Form | None = None, seed_spread: float = 0.0, draws: int = DRAWS, seed: int = 0
+) -> Band:
+    """Fit the law (in the better form, or the one asked for), then fit it again to repeats of the measurement.
 
     A repeat is the law's losses with differences drawn from all runs' own (residual bootstrap; Efron and Tibshirani
     1993, section 9.4), each corrected for how much its run pulls the law to itself (its leverage), and made at least as
@@ -83,12 +92,10 @@ def bootstrap_band(points: Points, *, seed_spread: float = 0.0, draws: int = DRA
     Raises:
         ConfigError: see `check_points`.
     """
-    check_points(points)
-    law = fit(points)
-    theta_P = theta_of(points, law)
-    logs_1n, slopes_1nP = predict_logs(points, theta_P[None])
+    best = fit(points, form) if form else fit_forms(points)[0]
+    logs_1n, slopes_1nP = predict_logs(points, best.theta_P[None])
     wrong_n = np.log(points.loss_n) - logs_1n[0]
-    loose_n = np.sqrt(np.maximum(1 - leverage(slopes_1nP[0]), 0.1))
+    loose_n = np.sqrt(np.maximum(1 - leverage(slopes_1nP[0], best.form), 0.1))
     differences_n = wrong_n / loose_n
     differences_n -= differences_n.mean()
     typical = float(np.sqrt((differences_n**2).mean()))
@@ -97,25 +104,20 @@ def bootstrap_band(points: Points, *, seed_spread: float = 0.0, draws: int = DRA
         typical = seed_spread
     rng = np.random.default_rng(seed)
     repeats_Sn = logs_1n + differences_n[rng.integers(0, len(points), (draws, len(points)))]
-    thetas = refit(points, repeats_Sn, theta_P)
+    thetas = refit(points, repeats_Sn, best)
     noise = differences_n[rng.integers(0, len(points), draws)]
-    return Band(points, law, tuple(law_at(points, t) for t in thetas), typical, noise)
+    return Band(points, best, tuple(law_at(points, t) for t in thetas), typical, noise)
 
 
-def refit(points: Points, logs_Sn: F, theta_P: F) -> F:
-    """[S, 6] best laws of many repeats, each from the law of the measurement and from four starts far from it."""
-    best, cost = descend(points, logs_Sn, np.broadcast_to(theta_P, (len(logs_Sn), len(theta_P))))
-    for start_P in start_grid(points)[:: len(start_grid(points)) // 4]:
-        other, other_cost = descend(points, logs_Sn, np.broadcast_to(start_P, best.shape))
+def refit(points: Points, logs_Sn: F, found: Fit) -> F:
+    """[S, 8] best laws of many repeats, each from the law of the measurement and from four starts far from it."""
+    best, cost = descend(points, logs_Sn, np.broadcast_to(found.theta_P, (len(logs_Sn), 8)), found.form)
+    starts = start_grid(points, found.form)
+    for start_P in starts[:: len(starts) // 4]:
+        other, other_cost = descend(points, logs_Sn, np.broadcast_to(start_P, best.shape), found.form)
         better = other_cost < cost
         best, cost = np.where(better[:, None], other, best), np.where(better, other_cost, cost)
     return best
-
-
-def leverage(slopes_nP: F) -> F:
-    """[n] how much each run decides the law's value at itself: the diagonal of the hat matrix."""
-    left, size, _ = np.linalg.svd(slopes_nP, full_matrices=False)
-    return np.asarray((left[:, size > 1e-8 * size.max()] ** 2).sum(1))
 
 
 def seed_spread(runs: Sequence[ScaledRun], machine: str = "") -> float:
@@ -129,7 +131,7 @@ def seed_spread(runs: Sequence[ScaledRun], machine: str = "") -> float:
     return math.sqrt(sum(float(((g - g.mean()) ** 2).sum()) for g in groups) / freedom) if freedom else 0.0
 
 
-def backtest(points: Points, draws: int = DRAWS) -> tuple[Points, list[Interval]] | None:
+def backtest(points: Points, form: Form, draws: int = DRAWS) -> tuple[Points, list[Interval]] | None:
     """What the law would have said of the longest runs before they were made: fitted without each size's most tokens.
 
     Returns:
@@ -138,9 +140,10 @@ def backtest(points: Points, draws: int = DRAWS) -> tuple[Points, list[Interval]
     most = {n: points.tokens_n[points.parameters_n == n].max() for n in np.unique(points.parameters_n)}
     out_n = np.array([d == most[n] for n, d in zip(points.parameters_n, points.tokens_n, strict=True)])
     known, left_out = take(points, ~out_n), take(points, out_n)
-    if len(known) < 8 or len(np.unique(known.parameters_n)) < 3 or len(np.unique(known.tokens_n)) < 3:
+    try:
+        band = bootstrap_band(known, form=form, draws=draws)
+    except ConfigError:
         return None
-    band = bootstrap_band(known, draws=draws)
     rows = zip(left_out.parameters_n, left_out.tokens_n, left_out.unique_n, strict=True)
     return left_out, [band.next_run(float(n), float(d), float(u)) for n, d, u in rows]
 

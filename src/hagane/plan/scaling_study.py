@@ -10,14 +10,13 @@ from typing import Literal
 
 import numpy as np
 
-from hagane.plan.scaling import HIGHEST, LOWEST, Law, Points, points_of
+from hagane.plan.scaling import LIMITS, NUMBERS, Form, Law, Points, points_of
 from hagane.plan.scaling_band import DRAWS, Band, Interval, backtest, bootstrap_band, seed_spread
+from hagane.plan.scaling_fit import Fit, fit_forms
 from hagane.plan.scaling_runs import ScaledRun
 from hagane.plan.scaling_score import ScoreBand, score_band
 
 Claim = Literal["trained", "within reach", "no claim"]
-BOUNDED = {"alpha": 3, "beta": 4, "repeats": 5}
-"""Places of numbers with limits of their own in the optimiser's vector."""
 MEAN = "mean of machines"
 """Name of the study over all machines."""
 
@@ -34,6 +33,8 @@ class Study:
     """Standard deviation of log loss over seeds; 0 when no cell was repeated."""
     tried: tuple[Points, tuple[Interval, ...]] | None
     """The longest run of each size and what the others foretold of it; None when they are too few."""
+    forms: tuple[Fit, ...]
+    """The law in every form that the runs can tell apart, the best first."""
     score: ScoreBand | None
     """Closed loop from loss; None for the mean, and where nothing was flown."""
 
@@ -63,8 +64,10 @@ class SizeRow:
     """Share of the loss that twice the parameters would take away at those tokens."""
 
 
-def studies(runs: Sequence[ScaledRun], *, active: bool = False, draws: int = DRAWS) -> tuple[Study, ...]:
-    """The mean over machines first, then each machine that all runs were judged on.
+def studies(
+    runs: Sequence[ScaledRun], *, form: Form | None = None, active: bool = False, draws: int = DRAWS
+) -> tuple[Study, ...]:
+    """The mean over machines first, then each machine that all runs were judged on, in the form that fits the mean.
 
     Raises:
         ConfigError: too little variety for a law; see `scaling.check_points`.
@@ -74,10 +77,14 @@ def studies(runs: Sequence[ScaledRun], *, active: bool = False, draws: int = DRA
     out = []
     for name in names:
         points, spread = points_of(runs, name, active=active), seed_spread(runs, name)
-        band, tried = bootstrap_band(points, seed_spread=spread, draws=draws), backtest(points, draws)
+        band = bootstrap_band(points, form=form, seed_spread=spread, draws=draws)
+        form = band.fit.form
+        tried = backtest(points, form, draws)
         flown = bool(name) and sum(name in r.scores for r in runs) >= 4
         score = score_band(runs, name, draws=draws) if flown else None
-        out.append(Study(name or MEAN, band, spread, (tried[0], tuple(tried[1])) if tried else None, score))
+        out.append(
+            Study(name or MEAN, band, spread, (tried[0], tuple(tried[1])) if tried else None, fit_forms(points), score)
+        )
     return tuple(out)
 
 
@@ -106,10 +113,9 @@ def size_row(found: Sequence[Study], size: str, parameters: int, tokens: float) 
     )
 
 
-def free_within(found: Interval, field: str) -> bool:
+def free_within(found: Interval, field: str, form: Form) -> bool:
     """Whether runs bound an exponent, or the worth of repeats, from both sides; else the fit ran into its limits."""
-    place = BOUNDED[field]
-    low, high = np.exp(LOWEST[place]), np.exp(HIGHEST[place])
+    low, high = np.exp(LIMITS[form][:, NUMBERS.index(field)])
     return bool(found.low > 1.01 * low and found.high < high / 1.01)
 
 
