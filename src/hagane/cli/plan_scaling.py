@@ -177,8 +177,8 @@ def sentences(found: Sequence[Study], rows: Sequence[SizeRow], tokens: float) ->
         f"A run lies {' and '.join(forms)} from a law that was fitted without it. Taken: {first.band.fit.form}.",
         f"Extrapolation ends at {size} parameters and {data} data tokens: 10 times what was trained. Beyond, the table "
         "shows how wide the band is and claims nothing.",
-        f"At {at} tokens a doubling of parameters is lost in the spread of seeds ({first.noise:.1%} of the loss) "
-        f"{where(enough, first)}.",
+        f"At {at} tokens, each seen once, twice the parameters take less off the loss than seeds differ "
+        f"({first.noise:.1%}) from this size on: {where(enough, first)}.",
     ]
     if rows[-1].claim == "no claim":
         said.append(about_last(rows[-1], first))
@@ -213,11 +213,11 @@ def where(enough: Interval, study: Study) -> str:
     low, high = float(study.band.points.parameters_n.min()), study.band.reach()[0]
 
     def words(n: float) -> str:
-        return (
-            f"below {short_count(low)}" if n <= low else f"beyond {short_count(high)}" if n > high else short_count(n)
-        )
+        if low < n <= high:
+            return short_count(n)
+        return "the smallest trained" if n <= low else f"none up to {short_count(high)}"
 
-    return f"from {words(enough.middle)} parameters on [{words(enough.low)}, {words(enough.high)}]"
+    return f"{words(enough.middle)} (95%: {words(enough.low)} to {words(enough.high)})"
 
 
 def interval(i: Interval) -> str:

@@ -73,13 +73,15 @@ def write_scaling_page(
 
 
 def data_chart(study: Study, runs: Sequence[ScaledRun], colours: dict[str, str], name: str) -> Chart:
-    """Loss over tokens seen, a curve a size where nothing is repeated."""
+    """Loss over tokens seen, a curve a size: on the largest data set, and on fresh data where that is used up."""
     points, reach = study.band.points, study.band.reach()[1]
+    most = float(points.unique_n.max())
     along = np.geomspace(points.tokens_n.min() / 1.3, reach * 2.5, STEPS)
     marks: list[Curve | Dots | Region] = [Region(reach, "no claim")]
     for size, colour in colours.items():
         here = [k for k, r in enumerate(runs) if r.size == size]
-        bands = [study.band.loss(float(points.parameters_n[here[0]]), float(t)) for t in along]
+        n = float(points.parameters_n[here[0]])
+        bands = [study.band.loss(n, float(t), max(most, float(t))) for t in along]
         marks.append(curve(along, bands, colour))
         again = [bool(points.tokens_n[k] > points.unique_n[k]) for k in here]
         titles = [f"{runs[k].name}: {points.loss_n[k]:.4f}" for k in here]
@@ -87,7 +89,10 @@ def data_chart(study: Study, runs: Sequence[ScaledRun], colours: dict[str, str],
     x = Axis(float(along[0]), float(along[-1]), "data tokens seen in training", log=True)
     low, high = min(min(m.low) for m in marks if isinstance(m, Curve)), float(points.loss_n.max())
     y = Axis(max(low, 0.02 * high) / 1.1, 1.15 * high, "held-out loss", log=True)
-    note = "Lines: each token seen once, 95% band. Dots: runs; rings: runs that went through their data more than once."
+    note = (
+        f"Lines: {short_count(most)} different tokens, all different beyond; 95% band. Dots: runs; rings: those that went "
+        "through their data more than once."
+    )
     alt = f"Held-out loss of {study.machine} over data tokens, by size"
     return Chart(f"{study.machine}: loss over data", note, draw(x, y, marks, alt, tick=short_count, name=name))
 
