@@ -1,5 +1,5 @@
 #!/bin/sh
-# usage: peer_env.sh lerobot|peers PYTHON     makes .venv-lerobot or .venv-peers, once
+# usage: peer_env.sh lerobot|peers|moe PYTHON    makes .venv-lerobot, .venv-peers or .venv-moe, once
 # Peers are measured in environments of their own: hagane never depends on one. LeRobot asks for versions that
 # contradict ours, so it is installed without its dependencies and given those it really imports.
 set -u
@@ -15,6 +15,8 @@ lerobot)
         'packaging<26' draccus==0.10.0 deepdiff termcolor safetensors gymnasium opencv-python-headless imageio &&
         $pip --no-deps lerobot==0.4.4 torchvision==0.28.0 torchcodec==0.12.0
     ;;
+# torch is there already (setup.sh, pinned): the peers would bring its GPU build
+moe) $pip transformers==5.24.0 torchtitan==0.3.0 triton==3.9.0 ;;
 peers) $pip pylance==14.0.2 webdataset==1.0.2 h5py pillow ;;
 *)
     echo "peer_env: there is no environment $1" >&2

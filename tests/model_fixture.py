@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from hagane.model import Generalist, ModelConfig, make_config
+from hagane.engine import Compute, Engine, Layout, StepConfig, make_engine
+from hagane.model import Generalist, ModelConfig, make_config, reset_parameters
 from hagane.terms import Batch, Channel, Embodiment, History, Observation, Part, Window
 
 ARM = Embodiment(
@@ -43,18 +46,40 @@ ROAD = Embodiment(
 )
 
 
-def make_model(size: str = "1m", embodiments: tuple[Embodiment, ...] = (ARM, ROAD), **kwargs: object) -> Generalist:
+def shape_of(size: str = "1m", embodiments: tuple[Embodiment, ...] = (ARM, ROAD), **kwargs: object) -> ModelConfig:
     config = make_config(size, embodiments)
-    config = ModelConfig(config.size, config.embodiments, config.experts, **kwargs)  # type: ignore[arg-type]
-    model = Generalist(config)
-    model.reset_parameters(0)
-    rng = np.random.default_rng(0)
-    import torch
+    return ModelConfig(config.size, config.embodiments, config.experts, **kwargs)  # type: ignore[arg-type]
 
-    with torch.no_grad():  # outputs that are not zero from the start
-        model.tower.w_out.copy_(torch.from_numpy(rng.normal(0, 0.1, model.tower.w_out.shape)))
-        model.tokeniser.w_next.copy_(torch.from_numpy(rng.normal(0, 0.1, model.tokeniser.w_next.shape)))
+
+def lively(shape: ModelConfig) -> dict[str, Tensor]:
+    """Outputs that are not zero from the start."""
+    with torch.device("meta"):
+        model = Generalist(shape)
+    rng = np.random.default_rng(0)
+    both = {"tower.w_out": model.tower.w_out.shape, "tokeniser.w_next": model.tokeniser.w_next.shape}
+    return {name: torch.from_numpy(rng.normal(0, 0.1, size)).float() for name, size in both.items()}
+
+
+def make_model(size: str = "1m", embodiments: tuple[Embodiment, ...] = (ARM, ROAD), **kwargs: object) -> Generalist:
+    model = Generalist(shape_of(size, embodiments, **kwargs))
+    reset_parameters(model, 0)
+    with torch.no_grad():
+        for name, values in lively(model.config).items():
+            model.get_parameter(name).copy_(values)
     return model
+
+
+def engine_of(
+    config: StepConfig | None = None,
+    size: str = "1m",
+    embodiments: tuple[Embodiment, ...] = (ARM, ROAD),
+    layout: Layout | None = None,
+    compute: Compute | None = None,
+    **kwargs: object,
+) -> Engine:
+    """An engine on this rank with the weights of `make_model`."""
+    shape = shape_of(size, embodiments, **kwargs)
+    return make_engine(shape, config or StepConfig(), 0, layout=layout, compute=compute, given=lively(shape))
 
 
 def make_part(e: Embodiment, n: int, seed: int = 0) -> Part:

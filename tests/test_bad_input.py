@@ -14,7 +14,7 @@ import pytest
 
 from hagane.cli import main
 from hagane.demo.members import demonstrations, write_format
-from hagane.engine import Engine, StepConfig, save_checkpoint
+from hagane.engine import save_checkpoint
 from hagane.intake.can_write import encode_can
 from hagane.intake.historian_write import write_historian
 from hagane.intake.lerobot_rows import write_episodes
@@ -24,7 +24,7 @@ from hagane.terms import RunRecord
 from hagane.worlds import make
 from tests.catalog_fixture import ARM, episodes
 from tests.intake_cases import CAR, LINE, noise
-from tests.model_fixture import make_model
+from tests.model_fixture import engine_of
 from tests.test_intake_detect import member
 
 WORLDS = Path(importlib.import_module("hagane.worlds").__file__ or "").parent
@@ -283,11 +283,11 @@ def test_a_log_that_is_cut_or_empty_changes_nothing(
 
 def test_a_checkpoint_with_a_flipped_byte(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = RunRecord("r", "c", "d", {}, {}, {}, 0, 0)
-    save_checkpoint(tmp_path, Engine(make_model(), StepConfig(), 0), record, {})
-    path = next((tmp_path / "step-000000").glob("served-member-cars*"))
+    save_checkpoint(tmp_path, engine_of(), record, {})
+    path = next((tmp_path / "step-000000").glob("served/member-cars*"))
     data = bytearray(path.read_bytes())
     data[int(np.random.default_rng(0).integers(len(data)))] ^= 4
     path.write_bytes(bytes(data))
-    for verb in (["serve", str(path.parent)], ["evaluate", str(path.parent), "--world", "mill"]):
+    for verb in (["serve", str(path.parents[1])], ["evaluate", str(path.parents[1]), "--world", "mill"]):
         assert main(verb) == 1
         one_message(capsys, path.name, "sha256")

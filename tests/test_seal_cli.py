@@ -131,18 +131,19 @@ def test_verify_prints_what_to_remember_and_finds_a_flip(here: Path, capsys: pyt
 def checkpoint(run: Path, contract: str) -> Path:
     """A checkpoint's folder as the engine writes it, with a little safetensors file."""
     folder = run / "checkpoints" / "step-000010"
-    folder.mkdir(parents=True)
+    (folder / "weights").mkdir(parents=True)
     (folder / "model.toml").write_text("size = '1m'\n")
     header = json.dumps({"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}).encode()
     weights = struct.pack("<Q", len(header)) + header + bytes(24)
-    (folder / "weights-member-cars.safetensors").write_bytes(weights)
+    for rank in range(2):  # each wrote a half of one tensor
+        (folder / "weights" / f"member-cars.r{rank:05d}.0.safetensors").write_bytes(weights)
     record = RunRecord(
         run.name, "c" * 64, "d" * 64, {"road-demo": "e" * 64}, {"road-demo": contract},
         {"road-demo": "member-cars"}, 7, 10, environment={"python": "3.11"},
     )  # fmt: skip
-    files = {p.name: digest_file(p) for p in sorted(folder.iterdir())}
-    manifest = {"id": digest_value([files, 10, record]), "step": 10, "cursor": {}, "files": files}
-    manifest["record"] = dataclasses.asdict(record)
+    files = {p.relative_to(folder).as_posix(): digest_file(p) for p in sorted(folder.rglob("*.*"))}
+    manifest = {"step": 10, "cursor": {}, "files": files, "record": dataclasses.asdict(record)}
+    manifest["id"] = digest_value(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
@@ -158,7 +159,7 @@ def test_a_checkpoint_is_traced_to_its_contracts(here: Path, capsys: pytest.Capt
         assert "data set    road-demo, owner member-cars" in out
         assert "signed    by member-cars" in out
         assert "entry 0, contract" in out
-        assert "member-cars: 1 tensors, 6 numbers" in out
+        assert "member-cars: 1 tensors, 12 numbers" in out
     Path("site/catalog").mkdir(parents=True)
     for name in ("cars.toml", "cars.toml.sig"):
         Path("site/catalog", name).write_bytes(Path(name).read_bytes())
@@ -177,7 +178,7 @@ def test_a_changed_checkpoint_or_contract_is_not_traced(here: Path, capsys: pyte
     Path("wrong/member-steel.pub").write_bytes(public_pem(key))
     assert main(["audit", "trace", str(folder), "--contracts", ".", "--trust", "wrong"]) == 1
     assert "signed    NO" in capsys.readouterr().out
-    for name in ("weights-member-cars.safetensors", "manifest.json"):
+    for name in ("weights/member-cars.r00000.0.safetensors", "manifest.json"):
         good = (folder / name).read_bytes()
         (folder / name).write_bytes(good.replace(b"road-demo", b"road-dema") if name.endswith("json") else good[:-1])
         assert main(["audit", "trace", str(folder)]) == 1

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,14 +22,14 @@ from safetensors.torch import save_file
 
 from hagane.cli import main
 from hagane.cli.train import Train, resolve
-from hagane.engine import StepConfig
+from hagane.engine import StepConfig, make_engine
 from hagane.model import latest, read_manifest
 from hagane.seal import Ledger
 from hagane.terms import APPLIED, CheckpointError, ConfigError, Episode, TrainingError, digest_file, dump_toml
 from hagane.train import TrainConfig, find_recipe, open_data, read_lines, train
-from hagane.train.loop import init_vision
+from hagane.train.loop import VISION, vision_weight
 from tests.catalog_fixture import MACHINES, episodes, filled, make_home
-from tests.model_fixture import ARM, CAM, make_model
+from tests.model_fixture import ARM, CAM, shape_of
 
 DATASETS = ("arm-demo", "road-demo")
 CONFIG = TrainConfig(
@@ -63,7 +64,7 @@ def losses(home: Path, name: str) -> list[dict[str, float]]:
 def served(home: Path, name: str) -> dict[str, str]:
     folder = latest(home / "runs" / name / "checkpoints")
     assert folder is not None
-    return {p.name: digest_file(p) for p in sorted(folder.glob("*.safetensors"))}
+    return {str(p.relative_to(folder)): digest_file(p) for p in sorted(folder.rglob("*.safetensors"))}
 
 
 @pytest.fixture(scope="module")
@@ -173,18 +174,19 @@ def test_resume_refuses_overrides_and_an_empty_folder(whole: Path, capsys: pytes
 def test_a_full_disk_is_one_message_and_the_run_goes_on_later(
     whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import hagane.engine.checkpoint as checkpoint
+    import hagane.engine.checkpoint_files as checkpoint_files
 
-    real, written = checkpoint.save_file, []
+    real, written = checkpoint_files.write_chunks, []
 
-    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
-        written.append(path)
-        if len(written) > 12:
-            path.write_bytes(b"half")
+    def full(table: Path, *args: Any) -> list[Path]:
+        written.append(table)
+        if len(written) > 4:  # the second table of the second checkpoint
+            table.mkdir(parents=True, exist_ok=True)
+            (table / "half.safetensors").write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(tensors, path)
+        return real(table, *args)
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint_files, "write_chunks", full)
     assert run(whole, "full", "--config", str(whole / "run.toml")) == 1
     said = capsys.readouterr().err
     assert said.count("the disk is full") == 1 and "next: free space" in said and "Traceback" not in said
@@ -286,19 +288,20 @@ def test_a_purpose_that_is_not_granted_is_refused_and_noted(home: Path, capsys: 
 
 
 def test_vision_weights_start_the_image_path(tmp_path: Path) -> None:
-    model = make_model(embodiments=(ARM, CAM))
+    shape = shape_of(embodiments=(ARM, CAM))
     patches = torch.randn(128, 3, 16, 16)
     save_file({"model.patch_embed.proj.weight": patches}, tmp_path / "vit.safetensors")
-    init_vision(model, tmp_path / "vit.safetensors")
+    weight = vision_weight(tmp_path / "vit.safetensors", shape)
+    model = make_engine(shape, StepConfig(), 0, given={VISION: weight}).model
     assert torch.equal(model.tokeniser.image.weight, patches.permute(0, 2, 3, 1).flatten(1))
     save_file({"head.weight": patches}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="no patch embedding"):
-        init_vision(model, tmp_path / "other.safetensors")
+        vision_weight(tmp_path / "other.safetensors", shape)
     (tmp_path / "half.safetensors").write_bytes(b"half")
     with pytest.raises(CheckpointError, match=r"cannot be read(.|\n)*next:"):
-        init_vision(model, tmp_path / "half.safetensors")
+        vision_weight(tmp_path / "half.safetensors", shape)
     with pytest.raises(CheckpointError, match="no such file"):
-        init_vision(model, tmp_path / "none.safetensors")
+        vision_weight(tmp_path / "none.safetensors", shape)
 
 
 def test_recipes_by_name_and_from_a_file(tmp_path: Path) -> None:

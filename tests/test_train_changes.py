@@ -13,7 +13,7 @@ import pytest
 from hagane.catalog.split import load_split
 from hagane.cli import main
 from hagane.cli.site import open_catalog
-from hagane.engine import StepConfig
+from hagane.engine import Saver, StepConfig
 from hagane.model import latest, read_manifest
 from hagane.seal import Ledger
 from hagane.terms import ConfigError, dump_toml
@@ -53,15 +53,13 @@ def loss_lines(site: Path) -> list[float]:
 
 def halfway(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that stops after its first checkpoint, at step 4."""
-    import hagane.train.loop as loop
-
-    real = loop.save_checkpoint
+    real = Saver.save
 
     def stop(*args: object) -> object:
         real(*args)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "save_checkpoint", stop)
+    monkeypatch.setattr(Saver, "save", stop)
     assert run(site, "--config", str(site / "first.toml")) == 130
     monkeypatch.undo()
 
@@ -92,12 +90,9 @@ def test_data_may_be_added_and_withdrawn_on_record(
 def test_a_killed_run_goes_on_with_the_change_it_recorded(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     halfway(site, monkeypatch)
     new = changed(site, datasets=("arm-demo", "arm-more"))
-    import hagane.cli.train as cli
-
-    real = cli.ranks
-    monkeypatch.setattr(cli, "ranks", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert run(site, "--resume", "--config", new) == 130  # killed after the change was written down, before a step
-    monkeypatch.setattr(cli, "ranks", real)
+    with monkeypatch.context() as patched:
+        patched.setattr("hagane.train.train", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(site, "--resume", "--config", new) == 130  # killed after the change was written down, before a step
     assert run(site, "--resume") == 0
     assert len(loss_lines(site)) == 8 and len(changes_of(site / "runs" / "it")) == 1
 
@@ -169,7 +164,7 @@ def test_a_resumed_run_keeps_its_place_on_record(site: Path, monkeypatch: pytest
 
     newest = latest(site / "runs" / "it" / "checkpoints")
     assert newest is not None
-    monkeypatch.setattr(loop, "train_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(loop, "train_step", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run(site, "--resume") == 130  # killed before another step
     assert (record_of(site)["steps"], record_of(site)["checkpoint_id"]) == (4, read_manifest(newest).id)
     monkeypatch.undo()

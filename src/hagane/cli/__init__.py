@@ -19,7 +19,8 @@ VERBS: dict[str, str] = {
     "evaluate": "closed loop, on seeds that no data used",
     "serve": "answer machines over the openpi wire",
     "drive": "run a world against a server, through the guard",
-    "plan": "sizes and counts before a run is paid for",
+    "export": "a checkpoint's weights as plain safetensors, and back",
+    "plan": "counts, dry runs, days and yen before a run is paid for",
     "audit": "the ledger: verify, and trace an action to its contracts",
     "console": "make the report page of a run",
 }

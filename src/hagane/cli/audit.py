@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -155,7 +156,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
         files, record = dict(manifest["files"]), dict(manifest["record"])
-        stated = digest_value([files, manifest["step"], record]) == manifest["id"]
+        stated = digest_value({k: v for k, v in manifest.items() if k != "id"}) == manifest["id"]
         tables = [record.get(k, {}) for k in ("datasets", "contracts", "owners", "environment")]
         if not all(isinstance(t, dict) for t in tables):
             raise TypeError("a table of the record is none")
@@ -164,7 +165,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not stated:
         raise CorruptError("the manifest was changed", where=where, next_step="use another checkpoint")
     for name, digest in files.items():
-        path = folder / Path(name).name
+        path = folder / name
         if not path.is_file() or digest_file(path) != digest:
             what = "differs from its sha256 in the manifest" if path.is_file() else "is missing"
             raise CorruptError(what, where=str(path), next_step="use another checkpoint, or copy this one again")
@@ -172,21 +173,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def weights_by_owner(folder: Path) -> dict[str, tuple[int, int]]:
-    """Owner to (tensors, numbers) of the weights, from the headers of `weights-<owner>.safetensors`.
+    """Owner to (tensors, numbers) of the weights, from the headers of the files: see `hagane.model.weights`.
 
     Raises:
         CheckpointError: a file is no safetensors file.
     """
-    out = {}
-    for path in sorted(folder.glob("weights-*.safetensors")):
+    names: dict[str, set[str]] = {}
+    numbers: dict[str, int] = {}
+    weights = folder / "weights" if (folder / "weights").is_dir() else folder
+    for path in sorted(weights.glob("*.safetensors")):
         try:
             with path.open("rb") as f:
                 header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-            shapes = [t["shape"] for name, t in header.items() if name != "__metadata__"]
+            shapes = {name: t["shape"] for name, t in header.items() if name != "__metadata__"}
         except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
             raise CheckpointError("not a safetensors file", where=str(path)) from None
-        out[path.stem.removeprefix("weights-")] = (len(shapes), sum(_product(s) for s in shapes))
-    return out
+        owner = path.name.split(".")[0]
+        names.setdefault(owner, set()).update(shapes)
+        numbers[owner] = numbers.get(owner, 0) + sum(prod(s) for s in shapes.values())
+    return {owner: (len(found), numbers[owner]) for owner, found in names.items()}
 
 
 def contracts_in(folder: Path) -> dict[str, Path]:
@@ -238,10 +243,3 @@ def _words(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for v in value:
             yield from _words(v)
-
-
-def _product(shape: list[int]) -> int:
-    out = 1
-    for n in shape:
-        out *= n
-    return out

@@ -29,8 +29,8 @@ class Scaling:
 
     runs: Annotated[Path, tyro.conf.Positional]
     """Measured runs: the JSON lines of `make bench-scaling`."""
-    tokens: float = 0.0
-    """Data tokens, each seen once, that sizes are compared at; 0 takes the most that any run saw."""
+    tokens: str = ""
+    """Data tokens, each seen once, that sizes are compared at: 500k, 2m; empty takes the most that any run saw."""
     active: bool = False
     """Count the parameters that a token uses, instead of all."""
     form: Literal["auto", "repeats", "diversity"] = "auto"
@@ -51,12 +51,13 @@ def main(argv: list[str]) -> int:
     o = tyro.cli(Scaling, args=argv, prog="hagane plan scaling")
     from hagane.plan.scaling_runs import read_runs
     from hagane.plan.scaling_study import size_rows, studies
+    from hagane.plan.tokens import parse_amount
 
-    if not (o.tokens >= 0 and o.draws >= 20):
-        raise ConfigError("--tokens cannot be negative, and --draws must be at least 20")
+    if o.draws < 20:
+        raise ConfigError(f"{o.draws} repeats are too few for a band", where="--draws", next_step="take at least 20")
     runs = read_runs(o.runs)
     found = studies(runs, form=None if o.form == "auto" else o.form, active=o.active, draws=o.draws)
-    tokens = o.tokens or float(found[0].band.points.tokens_n.max())
+    tokens = parse_amount(o.tokens, "--tokens") if o.tokens else float(found[0].band.points.tokens_n.max())
     rows = size_rows(found, parameters_of_sizes(runs, o.active), tokens)
     print(heading(runs, o.active), end="\n\n")
     print_table(law_table(found))
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> int:
 
 def parameters_of_sizes(runs: Sequence[ScaledRun], active: bool) -> dict[str, int]:
     """Parameters of every size: of those trained as their runs say, of the others with the demo's machines."""
-    from hagane.cli.plan import own_worlds
+    from hagane.cli.plan_size import own_worlds
     from hagane.model import SIZES, make_config
     from hagane.plan.count import closed_form
 

@@ -1,25 +1,27 @@
-"""`hagane train`: one model on the catalog's data sets."""
+"""`hagane train`: one model on the catalog's data sets, by one process, by several here, or as ranks of torchrun."""
 
 from __future__ import annotations
 
 import os
-import signal
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
+from functools import partial
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
 from hagane.cli.site import open_catalog
-from hagane.terms import ConfigError, HaganeError, load_toml
+from hagane.terms import ConfigError, RunRecord, TrainingError, load_toml
 
 if TYPE_CHECKING:
-    from hagane.train import TrainConfig
+    from hagane.catalog import Catalog
+    from hagane.engine import Seat
+    from hagane.train import CatalogData, TrainConfig
     from hagane.train.changes import Change
+    from hagane.train.skips import Skip
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Train:
     """Train one set of weights on data sets of the catalog, each read under its contract.
 
     Say what to train by one of --recipe, --config or --again. A run's folder holds its resolved configuration,
-    metrics and checkpoints; a killed run goes on with --resume, with the losses it would have had.
+    metrics and checkpoints; a killed run goes on with --resume, with the losses it would have had. SIGTERM or SIGUSR1
+    ask it to save and stop, with exit code 0. The same command runs under torchrun, which a restart goes on by itself.
     """
 
     run: Path = Path("runs/run")
@@ -43,8 +46,8 @@ class Train:
     again: Path | None = None
     """Repeat the run in this folder, with its configuration."""
     resume: bool = False
-    """Go on from the newest whole checkpoint of --run; with --config, on the other data sets or weights that it names:
-    the change is written down with its step. With --nproc, on another number of processes."""
+    """Go on from the newest whole checkpoint of --run, or from its start if it saved none; with --config, on the other
+    data sets or weights that it names: the change is written down with its step. With --nproc, on other ranks."""
     size: str = ""
     """Overrides the size: 1m, 4m, 40m, 400m, 4b, 40b, 400b or 1t."""
     steps: int = 0
@@ -54,84 +57,146 @@ class Train:
     init_vision: Path | None = None
     """Safetensors file whose patch embedding starts the image path."""
     nproc: int = 0
-    """Processes on this machine, each with its share of the samples; 0 keeps the configuration's."""
+    """Ranks on this machine; the configuration's layout is fitted to them. 0 keeps the layout's own number."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run starts: as its flags say, or, started again by torchrun, from what the last attempt left."""
+
+    config: TrainConfig
+    """Resolved, on a layout of the ranks that are there."""
+    resume: bool
+    """Go on with what is in the run's folder."""
+    change: bool
+    """Write down the configuration's change of data first."""
 
 
 def main(argv: list[str]) -> int:
     """Run `hagane train`.
 
     Raises:
-        HaganeError: refused data, a configuration that cannot run, a disk that is full.
+        HaganeError: refused data, a configuration that cannot run, a disk that is full, ranks that differ or died.
     """
     o = tyro.cli(Train, args=argv, prog="hagane train")
     # without a name server gloo warns at every start; it needs none
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from hagane.engine import run_ranks, seat_from_env
+
+    seat = seat_from_env()
+    start = start_of(o, seat)
+    try:
+        if seat is None and start.config.layout.ranks > 1:
+            run_ranks(be_rank, (o, start), start.config.layout.ranks)
+        else:
+            be_rank(o, start)
+    except KeyboardInterrupt:
+        say(f"stopped where it was: go on with `hagane train --resume --run {o.run}`")
+        raise
+    return 0
+
+
+def be_rank(o: Train, start: Start) -> None:
+    """A rank's whole work: of the only one, of one of torchrun's, or of one that `run_ranks` started."""
     from hagane.console import TrainPanel
-    from hagane.train import change_mixture, open_data, train
+    from hagane.engine import crew_of, device_for, seat_from_env
+    from hagane.train import open_data, train
+    from hagane.train.run import facts_of_rank
 
-    catalog = open_catalog(o.home)
-    config = resolve(o, tuple(r.name for r in catalog.ls()))
-    data = open_data(catalog, config)
-    if o.resume and o.config:
+    config = start.config
+    device = device_for(config.device)
+    with crew_of(seat_from_env(), device, facts_of_rank(config, device.type), config.watch_s, end_rank) as crew:
+        catalog = open_catalog(o.home, noted=crew.first)
+        with crew.first_alone("data"):
+            crew.watch.at(0, "opening data", patient=True)
+            data = open_data(catalog, config)
+            if start.change and crew.first:
+                note_change(o, config, data, catalog)
+        crew.watch.at(0, "making the model")
+        shown = TrainPanel.for_stream(config.step.steps, title=o.run.name) if crew.first else nullcontext()
+        with shown as panel:
+            report = (lambda line: None) if panel is None else panel.update
+            record = train(
+                o.run,
+                config,
+                data,
+                resume=start.resume,
+                report=report,
+                note=say,
+                left_out=partial(note_skip, o, catalog),
+                crew=crew,
+            )
+        if crew.first:
+            tell_end(o, config, record, catalog)
 
-        def note(change: Change) -> None:
-            if catalog.ledger is not None:
-                catalog.ledger.append("mixture", {"run": o.run.name, **asdict(change)})
 
-        change = change_mixture(o.run, config, data.embodiments, data.train.cursor, note)
-        print(f"from step {change.step} on: {', '.join(change.datasets)}")
-    with ranks(o, config), TrainPanel.for_stream(config.step.steps, title=o.run.name) as panel:
-        record = train(o.run, config, data, resume=o.resume, report=panel.update)
+def end_rank(error: TrainingError | None) -> None:
+    """End this process because the ranks hang; whoever started it here reads the message itself."""
+    from hagane.engine import EXIT_STUCK
+
+    if error is not None and parent_process() is None:
+        say(str(error))
+    sys.stdout.flush()
+    # the main thread is inside a collective and will not come back
+    os._exit(EXIT_STUCK)
+
+
+def note_change(o: Train, config: TrainConfig, data: CatalogData, catalog: Catalog) -> None:
+    """Write a change of data down, in the run's folder and in the ledger."""
+    from hagane.train import change_mixture
+
+    def note(change: Change) -> None:
+        if catalog.ledger is not None:
+            catalog.ledger.append("mixture", {"run": o.run.name, **asdict(change)})
+
+    change = change_mixture(o.run, config, data.embodiments, data.train.cursor, note)
+    print(f"from step {change.step} on: {', '.join(change.datasets)}")
+
+
+def note_skip(o: Train, catalog: Catalog, skip: Skip) -> None:
+    """Note in the ledger which batches a run left out."""
+    if catalog.ledger is not None:
+        catalog.ledger.append("skip", {"run": o.run.name, **asdict(skip)})
+
+
+def tell_end(o: Train, config: TrainConfig, record: RunRecord, catalog: Catalog) -> None:
+    """Note the last checkpoint in the ledger, and say where it is."""
     if catalog.ledger is not None:
         body = {"run": record.id, "checkpoint": record.checkpoint_id, "datasets": dict(record.datasets)}
         catalog.ledger.append("checkpoint", body)
     print(f"checkpoint {record.checkpoint_id[:16]} of run {record.id} at step {record.steps}, in {o.run}/checkpoints")
-    return 0
+    if record.steps < config.step.steps:
+        print(f"stopped as asked, before step {config.step.steps}: go on with `hagane train --resume --run {o.run}`")
 
 
-@contextmanager
-def ranks(o: Train, config: TrainConfig) -> Iterator[None]:
-    """Start the other processes of the layout and be rank 0; under torchrun or alone there is nothing to start."""
-    from hagane.engine import join_ranks, leave_ranks
-
-    world = config.layout.ranks
-    if world == 1 or "RANK" in os.environ:
-        if "RANK" in os.environ:
-            join_ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["MASTER_PORT"]))
-        yield
-        return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    spawn = get_context("spawn")
-    others = [spawn.Process(target=other_rank, args=(n, port, o, config), daemon=True) for n in range(1, world)]
-    for other in others:
-        other.start()
-    try:
-        join_ranks(0, world, port)
-        yield
-    finally:
-        leave_ranks()
-        for other in others:
-            other.join(timeout=10)
-            if other.is_alive():
-                other.kill()
+def say(text: str) -> None:
+    """A message beside the panel."""
+    print(f"hagane train: {text}", file=sys.stderr, flush=True)
 
 
-def other_rank(number: int, port: int, o: Train, config: TrainConfig) -> None:
-    """The work of a rank beside rank 0: the same steps, no files. It ends with rank 0, however that ends."""
-    from hagane.engine import join_ranks, leave_ranks
-    from hagane.train import open_data, train
+def start_of(o: Train, seat: Seat | None) -> Start:
+    """How the run starts.
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        data = open_data(open_catalog(o.home, noted=False), config)
-        join_ranks(number, config.layout.ranks, port)
-        train(o.run, config, data, resume=o.resume)
-        leave_ranks()
-    except (HaganeError, RuntimeError):
-        # rank 0 meets the same error, or is gone, and says so
-        os._exit(1)
+    A restart by torchrun has the flags of the first start. It goes on with the run that those made, and only with it:
+    a folder of another configuration is refused as at the first start.
+
+    Raises:
+        ConfigError: flags that contradict each other or the ranks that run; a layout that does not fit them.
+    """
+    from hagane.train import read_config
+    from hagane.train.changes import same_run
+
+    if seat is not None and o.nproc and o.nproc != seat.ranks:
+        raise ConfigError(
+            f"--nproc {o.nproc}, but torchrun started {seat.ranks} ranks", next_step="drop --nproc under torchrun"
+        )
+    named = o.resume or o.config or o.again or o.datasets
+    config = resolve(o, () if named else tuple(r.name for r in open_catalog(o.home, noted=False).ls()))
+    again = bool(seat and seat.attempt and (o.run / "config.toml").exists()) and same_run(read_config(o.run), config)
+    fitted = on_ranks(config, seat.ranks if seat else o.nproc or config.layout.ranks)
+    if fitted.layout != config.layout and (seat is None or seat.rank == 0):
+        say(f"layout ({config.layout}) fitted to {fitted.layout.ranks} ranks: ({fitted.layout})")
+    return Start(fitted, o.resume or again, bool(o.resume and o.config) and not again)
 
 
 def resolve(o: Train, known: tuple[str, ...]) -> TrainConfig:
@@ -147,8 +212,7 @@ def resolve(o: Train, known: tuple[str, ...]) -> TrainConfig:
             raise ConfigError(
                 "a resumed run keeps its configuration", next_step="drop the other options, or start anew"
             )
-        kept = load_toml(o.config, TrainConfig) if o.config else read_config(o.run)
-        return with_ranks(kept, o.nproc)
+        return load_toml(o.config, TrainConfig) if o.config else read_config(o.run)
     if o.config and o.again:
         raise ConfigError("say one of --config and --again")
     if o.again:
@@ -158,16 +222,22 @@ def resolve(o: Train, known: tuple[str, ...]) -> TrainConfig:
     else:
         config = find_recipe(o.recipe)(o.datasets or known)
     step = replace(config.step, steps=o.steps) if o.steps else config.step
-    config = replace(
+    return replace(
         config,
         step=step,
         size=o.size or config.size,
         seed=config.seed if o.seed is None else o.seed,
         init_vision=str(o.init_vision) if o.init_vision else config.init_vision,
     )
-    return with_ranks(config, o.nproc)
 
 
-def with_ranks(config: TrainConfig, nproc: int) -> TrainConfig:
-    """The configuration on so many processes; 0 keeps its own."""
-    return replace(config, layout=replace(config.layout, dp_replicate=nproc)) if nproc else config
+def on_ranks(config: TrainConfig, ranks: int) -> TrainConfig:
+    """The configuration on so many ranks.
+
+    Raises:
+        ConfigError: its layout cannot be fitted to them; the message names the nearest that can.
+    """
+    from hagane.engine import fit_layout
+    from hagane.model.sizes import size_named
+
+    return replace(config, layout=fit_layout(config.layout, ranks, size_named(config.size)))

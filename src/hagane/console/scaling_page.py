@@ -90,8 +90,8 @@ def data_chart(study: Study, runs: Sequence[ScaledRun], colours: dict[str, str],
     low, high = min(min(m.low) for m in marks if isinstance(m, Curve)), float(points.loss_n.max())
     y = Axis(max(low, 0.02 * high) / 1.1, 1.15 * high, "held-out loss", log=True)
     note = (
-        f"Lines: {short_count(most)} different tokens, all different beyond; 95% band. Dots: runs; rings: those that went "
-        "through their data more than once."
+        f"Lines: {short_count(most)} different tokens, all different beyond; 95% band. Dots: runs; rings: runs that "
+        "went through their data more than once."
     )
     alt = f"Held-out loss of {study.machine} over data tokens, by size"
     return Chart(f"{study.machine}: loss over data", note, draw(x, y, marks, alt, tick=short_count, name=name))

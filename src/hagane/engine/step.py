@@ -2,164 +2,158 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
+from hagane.engine.config import learning_rate
+from hagane.engine.engine import Engine
 from hagane.engine.inputs import train_samples
-from hagane.engine.parallel import share, sum_gradients, sum_over_ranks
-from hagane.model import Generalist, LossSums, balance
-from hagane.model.moe import MoE
+from hagane.engine.limits import Limits
+from hagane.engine.loads import forget_loads, moe_layers
+from hagane.engine.parallel import is_sharded
+from hagane.engine.ranks import part_slice, share, sum_over
+from hagane.engine.stages import as_tensor
+from hagane.model import TrainSample, loss_counts
 from hagane.terms import Batch, TrainingError
 
 
-@dataclass(frozen=True)
-class StepConfig:
-    """Optimiser and loss settings."""
-
-    steps: int = 1200
-    """Optimiser steps in all; fixes the learning-rate schedule."""
-    lr: float = 1.5e-3
-    """Peak learning rate."""
-    warmup: int = 50
-    """Steps of linear warm-up before the cosine decay."""
-    betas: tuple[float, ...] = (0.9, 0.95)
-    """AdamW moment decays."""
-    weight_decay: float = 0.01
-    """AdamW weight decay on matrices."""
-    clip: float = 1.0
-    """Largest gradient norm."""
-    ema: float = 0.995
-    """Decay of the averaged weights that are served."""
-    next_weight: float = 0.1
-    """Weight of the second loss (next observation)."""
-    mask_rate: float = 0.05
-    """Share of samples with one channel hidden; they serve the second loss only."""
-    balance_rate: float = 0.01
-    """Step of the experts' balancing bias."""
+def total_loss(sums: Tensor, counts: Tensor, next_weight: float) -> Tensor:
+    """Mean over parts of (action + weight * next), each sum [parts, 2] divided by its global count [parts, 2]."""
+    means = sums / counts.clamp_min(1).to(sums.dtype)
+    return (means[:, 0] + next_weight * means[:, 1]).sum() / len(sums)
 
 
-@dataclass
-class Engine:
-    """A model in training: weights, averaged weights, optimiser, the step it is at."""
+def train_step(engine: Engine, batch: Batch, limits: Limits | None = None, *, stop: bool = False) -> dict[str, float]:
+    """One optimiser step on one batch (all ranks call it with the same batch, or each with its share).
 
-    model: Generalist
-    """The weights that learn."""
-    config: StepConfig
-    """Settings."""
-    seed: int
-    """Seed of noise."""
-    optimizer: torch.optim.AdamW = field(init=False)
-    """AdamW over all parameters."""
-    ema: dict[str, Tensor] = field(init=False)
-    """Averaged weights by parameter name."""
-    step: int = 0
-    """Steps done."""
+    Where the loss or the gradient norm is beyond the limits, or not finite, the step is not taken: weights, moments,
+    averages and expert loads are as before, and so is `engine.step`.
 
-    def __post_init__(self) -> None:
-        matrices = [p for p in self.model.parameters() if p.ndim >= 2]
-        others = [p for p in self.model.parameters() if p.ndim < 2]
-        groups = [
-            {"params": matrices, "weight_decay": self.config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        first, second = self.config.betas
-        self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, betas=(first, second), foreach=True)
-        self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-
-
-def learning_rate(config: StepConfig, step: int) -> float:
-    """Linear warm-up, then a cosine to a twentieth of the peak."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    along = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, along))))
-
-
-def moe_layers(model: nn.Module) -> list[MoE]:
-    """The mixture-of-experts layers in order."""
-    return [m for m in model.modules() if isinstance(m, MoE)]
-
-
-def total_loss(sums: list[LossSums], counts: Tensor, next_weight: float) -> Tensor:
-    """Mean over parts of (action + weight * next), each sum divided by its global count [parts, 2]."""
-    parts = [
-        s.action / counts[i, 0].clamp_min(1) + next_weight * s.next / counts[i, 1].clamp_min(1)
-        for i, s in enumerate(sums)
-    ]
-    return torch.stack(parts).sum() / len(parts)
-
-
-def train_step(engine: Engine, batch: Batch) -> dict[str, float]:
-    """One optimiser step on one batch (all ranks call it with the same batch, each takes its share).
+    Args:
+        engine: this rank's.
+        batch: to learn from.
+        limits: the same on all ranks; None makes what is not finite an error.
+        stop: whether this rank was asked to stop; it travels with the losses, so that all ranks know at this step.
 
     Returns:
-        loss, loss/<embodiment>, next/<embodiment>, gradient norm and learning rate.
+        loss, loss/<embodiment>, next/<embodiment>, gradient norm, learning rate; taken: whether the step was (1, 0);
+        stop: ranks that were asked to.
 
     Raises:
-        TrainingError: the loss or the gradient is not finite; the weights are as before.
+        TrainingError: without limits, the loss or the gradient is not finite.
     """
-    model, config = engine.model, engine.config
-    model.train()
-    samples = train_samples(model, share(batch), engine.seed, config.mask_rate)
-    sums = model(samples)
-    counts = torch.stack([torch.stack((s.action_count, s.next_count)) for s in sums]).float()
-    sum_over_ranks([counts])
-    loss = total_loss(sums, counts, config.next_weight)
-    engine.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    sum_gradients(model)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    figures = torch.stack([torch.stack((s.action.detach(), s.next.detach())) for s in sums])
-    moes = moe_layers(model)
-    sum_over_ranks([figures, *(m.load_GE for m in moes)])
-    if not bool(torch.isfinite(norm)) or not bool(torch.isfinite(figures).all()):
-        raise TrainingError(
-            f"the loss is not finite at step {engine.step}",
-            next_step="lower lr, or look at this batch's data sets with `hagane catalog show`",
-        )
-    rate = learning_rate(config, engine.step)
-    for group in engine.optimizer.param_groups:
-        group["lr"] = rate
-    engine.optimizer.step()
-    update_ema(engine)
-    engine.step += 1
+    engine.model.train()
+    micros = microbatches(engine, batch)
+    counts = global_counts(engine, micros)
+    engine.model.zero_grad(set_to_none=True)
+    figures = backward(engine, micros, counts)
+    grads = sum_gradients(engine)
+    norm = gradient_norm(engine, grads)
+    asked = figures.new_tensor(float(stop))
+    sum_over([figures, asked])
+    stage = engine.mesh.group("stage") if engine.mesh.stage else None
+    sum_over([m.load_GE for m in moe_layers(engine.model)], stage)
     means = figures / counts.clamp_min(1)
-    result = {"loss": 0.0, "gradient_norm": float(norm), "lr": rate}
+    rate = learning_rate(engine.config, engine.step)
+    result = {"loss": 0.0, "gradient_norm": float(norm), "lr": rate, "stop": float(asked)}
     for part, (action, following) in zip(batch.parts, means.tolist(), strict=True):
         result[f"loss/{part.observation.embodiment}"] = action
         result[f"next/{part.observation.embodiment}"] = following
         result["loss"] += action / len(batch.parts)
+    finite = bool(torch.isfinite(figures).all())
+    result["taken"] = float(finite and (limits or Limits()).hold(result["loss"], float(norm)))
+    if result["taken"]:
+        update(engine, grads, norm, result["lr"])
+        return result
+    forget_loads(engine.model)
+    if limits is None:
+        raise TrainingError(
+            f"the loss is not finite at step {engine.step}",
+            next_step="lower lr, or look at this batch's data sets with `hagane catalog show`",
+        )
     return result
 
 
-def update_ema(engine: Engine) -> None:
-    """Move the averaged weights a step; early on they follow faster, so that they are not the random start."""
-    decay = min(engine.config.ema, (1 + engine.step) / (10 + engine.step))
-    with torch.no_grad():
-        torch._foreach_lerp_(list(engine.ema.values()), [p.detach() for p in engine.model.parameters()], 1 - decay)
+def microbatches(engine: Engine, batch: Batch) -> list[list[TrainSample]]:
+    """This rank's samples in the parts that they are worked off in."""
+    layout, config = engine.mesh.layout, engine.config
+    mine = share(batch, engine.mesh.data_rank, layout.data_ranks)
+    n = engine.compute.parts(layout)
+    pieces = [Batch(mine.step, tuple(part_slice(p, slice(i, None, n)) for p in mine.parts)) for i in range(n)]
+    return [train_samples(engine.model, piece, engine.seed, config.mask_rate) for piece in pieces]
 
 
-def take_loads(model: Generalist, rate: float) -> dict[str, list[list[float]]]:
-    """Balance every layer's bias and return expert use: by embodiment, [layers][experts] shares of its tokens.
+def global_counts(engine: Engine, micros: list[list[TrainSample]]) -> Tensor:
+    """[parts, 2] numbers in each loss over all ranks: known before the forward, so that every loss is divided once."""
+    counts = torch.stack([loss_counts(m) for m in micros]).sum(0)
+    sum_over([counts], engine.mesh.group("stage") if engine.mesh.stage else None)
+    # ranks of cp and tp counted the same samples
+    return counts / (engine.mesh.layout.cp * engine.mesh.layout.tp)
 
-    Call once a step, after the loads were summed over ranks.
-    """
-    moes = moe_layers(model)
-    loads = torch.stack([m.load_GE for m in moes])
-    shares = loads / loads.sum(-1, keepdim=True).clamp_min(1)
-    for m in moes:
-        balance(m, rate)
-    names = [e.name for e in model.config.embodiments]
-    return {name: shares[:, row].tolist() for row, name in enumerate(names)}
+
+def backward(engine: Engine, micros: list[list[TrainSample]], counts: Tensor) -> Tensor:
+    """Forward and backward of all microbatches; this rank's loss sums [parts, 2]."""
+    pick, weight = own_samples(engine), engine.config.next_weight
+    if engine.pipeline is not None:
+        found = engine.pipeline.backward(micros, pick, lambda sums: total_loss(sums, counts, weight))
+        return torch.stack(found).double().sum(0) if found else torch.zeros_like(counts)
+    figures = torch.zeros_like(counts)
+    for samples in micros:
+        sums = as_tensor(engine.model(samples, pick))
+        total_loss(sums, counts, weight).backward()
+        figures += sums.detach()
+    return figures
+
+
+def own_samples(engine: Engine) -> slice:
+    """Of the samples that ranks of cp and tp have in common, those whose losses are this rank's."""
+    mesh, layout = engine.mesh, engine.mesh.layout
+    return slice(mesh.at("cp") * layout.tp + mesh.at("tp"), None, layout.cp * layout.tp)
+
+
+def sum_gradients(engine: Engine) -> list[Tensor]:
+    """Local gradients of the whole batch; FSDP has added them up already, copies have not."""
+    grads = engine.take_gradients()
+    if engine.mesh.layout.dp_replicate > 1 and not is_sharded(engine.mesh, engine.config.precision):
+        sum_over(grads, engine.mesh.group("dp_replicate"))
+    return grads
+
+
+def gradient_norm(engine: Engine, grads: list[Tensor]) -> Tensor:
+    """Norm of the whole gradient: every number of the model lives on `dp_replicate` ranks."""
+    square = torch.stack(torch._foreach_norm(grads)).double().square().sum()
+    sum_over([square])
+    return (square / engine.mesh.layout.dp_replicate).sqrt()
 
 
 @torch.no_grad()
-def evaluate_loss(model: Generalist, batch: Batch, seed: int) -> dict[str, float]:
-    """Action loss by embodiment on a batch that training never sees."""
-    model.eval()
-    sums = model(train_samples(model, batch, seed, 0.0))
-    parts = zip(batch.parts, sums, strict=True)
-    return {p.observation.embodiment: float(s.action / s.action_count.clamp_min(1)) for p, s in parts}
+def update(engine: Engine, grads: list[Tensor], norm: Tensor, rate: float) -> None:
+    """Clip, step the optimiser at a learning rate, and the averages."""
+    torch._foreach_mul_(grads, (engine.config.clip / (norm + 1e-6)).clamp_max(1.0).float())
+    engine.optimizer.step(rate)
+    # early on averages follow faster, so that they are not the random start
+    decay = min(engine.config.ema, (1 + engine.step) / (10 + engine.step))
+    torch._foreach_lerp_(list(engine.ema.values()), list(engine.local.values()), 1 - decay)
+    engine.step += 1
+
+
+@torch.no_grad()
+def evaluate_loss(engine: Engine, batch: Batch) -> dict[str, float]:
+    """Action loss by embodiment on a batch that training never sees; all ranks call it."""
+    engine.model.eval()
+    mine = share(batch, engine.mesh.data_rank, engine.mesh.layout.data_ranks)
+    samples = train_samples(engine.model, mine, engine.seed, 0.0)
+    counts = global_counts(engine, [samples])
+    if engine.pipeline is None:
+        found: Tensor | None = as_tensor(engine.model(samples, own_samples(engine)))
+    else:
+        found = engine.pipeline.forward(samples, own_samples(engine))
+    figures = torch.zeros_like(counts) if found is None else found.double()
+    # without a backward FSDP leaves weights whole, made where no gradient is kept: the next step's would be wrong
+    for module in engine.model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+    sum_over([figures])
+    means = (figures / counts.clamp_min(1)).tolist()
+    return {p.observation.embodiment: action for p, (action, _) in zip(batch.parts, means, strict=True)}

@@ -53,17 +53,37 @@ def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
 
 
+class PackedCore(nn.Module):
+    """Scaled dot-product attention of flat tokens that lie in packed rows; no weights of its own.
+
+    A module, so that sequence parallelism can exchange tokens for heads around it.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, place: Tensor, mask: Tensor) -> Tensor:
+        """Queries [M, heads, head_dim], keys and values [M, kv_heads, head_dim] to [M, heads * head_dim]."""
+        rows, width, counts = mask.shape[0], mask.shape[-1], [q.shape[1], k.shape[1], v.shape[1]]
+        both = torch.cat((q, k, v), 1)
+        packed = both.new_zeros(rows * width, *both.shape[1:]).index_copy(0, place, both)
+        packed = packed.view(rows, width, *both.shape[1:]).transpose(1, 2)
+        q, k, v = torch.split(packed, counts, 1)
+        group = counts[0] // counts[1]
+        out = attend(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), mask)
+        flat = out.transpose(1, 2).flatten(2).flatten(0, 1)
+        return flat.index_select(0, place)
+
+
 class PackedAttention(nn.Module):
     """Self-attention of flat tokens [M, D] that lie in packed rows [R, T]; tokens see their own sample only."""
 
     def __init__(self, d_model: int, heads: int, kv_heads: int, head_dim: int) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.head_dim = head_dim
         self.q = nn.Linear(d_model, heads * head_dim, bias=False)
         self.k = nn.Linear(d_model, kv_heads * head_dim, bias=False)
         self.v = nn.Linear(d_model, kv_heads * head_dim, bias=False)
         self.o = nn.Linear(heads * head_dim, d_model, bias=False)
         self.q_norm, self.k_norm = Norm(head_dim), Norm(head_dim)
+        self.core = PackedCore()
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], place: Tensor, mask: Tensor) -> Tensor:
         """[M, D] to [M, D].
@@ -74,16 +94,10 @@ class PackedAttention(nn.Module):
             place: [M] index of each token in the flattened rows.
             mask: [R, 1, T, T] True where a place may look.
         """
-        tokens, rows, width = len(x), mask.shape[0], mask.shape[-1]
-        q = self.q_norm(self.q(x).view(tokens, self.heads, self.head_dim))
-        k = self.k_norm(self.k(x).view(tokens, self.kv_heads, self.head_dim))
-        v = self.v(x).view(tokens, self.kv_heads, self.head_dim)
-        both = torch.cat((rotate(torch.cat((q, k), 1), turn), v), 1)
-        packed = both.new_zeros(rows * width, *both.shape[1:]).index_copy(0, place, both)
-        packed = packed.view(rows, width, -1, self.head_dim).transpose(1, 2)
-        q, k, v = torch.split(packed, [self.heads, self.kv_heads, self.kv_heads], 1)
-        group = self.heads // self.kv_heads
-        out = attend(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), mask)
-        flat = out.transpose(1, 2).reshape(rows * width, -1)
-        mixed: Tensor = self.o(flat.index_select(0, place))
+        # how many heads there are is read from the weights: a rank may hold some of them
+        q = self.q_norm(self.q(x).unflatten(-1, (-1, self.head_dim)))
+        k = self.k_norm(self.k(x).unflatten(-1, (-1, self.head_dim)))
+        v = self.v(x).unflatten(-1, (-1, self.head_dim))
+        q, k = rotate(torch.cat((q, k), 1), turn).split([q.shape[1], k.shape[1]], 1)
+        mixed: Tensor = self.o(self.core(q, k, v, place, mask))
         return mixed

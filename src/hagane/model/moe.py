@@ -7,9 +7,18 @@ permitted set of each embodiment (its gate), so a member's routing never depends
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def swiglu(up: Tensor) -> Tensor:
+    """[..., 2F] to [..., F]: the first half, through SiLU, gates the second (Shazeer 2020, arXiv 2002.05202)."""
+    gate, value = up.chunk(2, -1)
+    return F.silu(gate) * value
 
 
 class Experts(nn.Module):
@@ -20,19 +29,13 @@ class Experts(nn.Module):
         self.up = nn.Parameter(torch.empty(experts, d_model, 2 * ffn))
         self.down = nn.Parameter(torch.empty(experts, ffn, d_model))
 
-    def reset_parameters(self) -> None:
-        """Scaled normal start."""
-        nn.init.normal_(self.up, std=self.up.shape[1] ** -0.5)
-        nn.init.normal_(self.down, std=self.down.shape[1] ** -0.5)
-
     def forward(self, x: Tensor, ends: Tensor) -> Tensor:
         """[P, D] tokens grouped by expert to [P, D]; `ends` [E] int32 is the end of each expert's group."""
-        gate, value = F.grouped_mm(x, self.up, offs=ends).chunk(2, -1)
-        return F.grouped_mm(F.silu(gate) * value, self.down, offs=ends)
+        return F.grouped_mm(swiglu(F.grouped_mm(x, self.up, offs=ends)), self.down, offs=ends)
 
 
 class SwiGLU(nn.Module):
-    """Gated feed-forward (Shazeer 2020, arXiv 2002.05202): the shared expert, and the tower's."""
+    """Gated feed-forward: the shared expert, and the tower's."""
 
     def __init__(self, width: int, ffn: int) -> None:
         super().__init__()
@@ -41,19 +44,84 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] to the same shape."""
-        gate, value = self.up(x).chunk(2, -1)
-        out: Tensor = self.down(F.silu(gate) * value)
+        out: Tensor = self.down(swiglu(self.up(x)))
         return out
 
 
 def experts_loop(experts: Experts, x: Tensor, ends: Tensor) -> Tensor:
     """The same as `Experts.forward`, one expert at a time: the reference for tests."""
     out, start = [], 0
-    for e, end in enumerate(ends.tolist()):
-        gate, value = (x[start:end] @ experts.up[e]).chunk(2, -1)
-        out.append((F.silu(gate) * value) @ experts.down[e])
+    # unbind: an index at a time would cost a gradient as large as all experts for each of them
+    for end, up, down in zip(ends.tolist(), experts.up.unbind(), experts.down.unbind(), strict=True):
+        out.append(swiglu(x[start:end] @ up) @ down)
         start = end
     return torch.cat(out)
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where the M x k pairs of a token and one of its choices lie once they are grouped by expert (P = M x k)."""
+
+    pair_P: Tensor
+    """[P] the pair at each place; its token is pair // k."""
+    place_Mk: Tensor
+    """[M, k] the place of each pair: the inverse."""
+    ends_E: Tensor
+    """[E] int32, the end of each expert's group."""
+
+
+def group_pairs(row_Mk: Tensor, rows: int) -> Places:
+    """Group pairs by the row that their expert has in the stacked parameters; inside a group in the order of tokens.
+
+    Fixed shapes and no value read back: the same on a GPU, where a read is a wait, and on fake tensors.
+    """
+    sorted_P, pair_P = row_Mk.reshape(-1).sort(stable=True)
+    place_P = torch.empty_like(pair_P).scatter_(0, pair_P, torch.arange(len(pair_P), device=pair_P.device))
+    each_E = torch.arange(rows, device=pair_P.device)
+    ends_E = torch.searchsorted(sorted_P, each_E, right=True, out_int32=True)
+    return Places(pair_P, place_P.view(row_Mk.shape), ends_E)
+
+
+class Spread(torch.autograd.Function):
+    """[M, D] tokens to [P, D], a row a pair, grouped.
+
+    The backward pass knows where a token's k rows lie, so it gathers and sums them: no atomic adds, one result
+    whatever the order of threads, and half the time of the transpose that autograd would take.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, pair_P: Tensor, place_Mk: Tensor) -> Tensor:
+        """[P, D]."""
+        ctx.save_for_backward(place_Mk)
+        return x.index_select(0, pair_P // place_Mk.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """The sum over a token's rows."""
+        (place_Mk,) = ctx.saved_tensors
+        return F.embedding_bag(place_Mk, grad.contiguous(), mode="sum"), None, None
+
+
+class Collect(torch.autograd.Function):
+    """[P, D] rows to [M, D]: a token's k rows, weighted and added up in one pass, in float32 whatever the type."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, weight_Mk: Tensor, pair_P: Tensor, place_Mk: Tensor) -> Tensor:
+        """[M, D]."""
+        ctx.save_for_backward(out, weight_Mk, pair_P, place_Mk)
+        return F.embedding_bag(place_Mk, out, per_sample_weights=weight_Mk, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Of the rows: the token's gradient times its weight. Of the weights: its product with the row."""
+        out, weight_Mk, pair_P, place_Mk = ctx.saved_tensors
+        tokens, k = place_Mk.shape
+        by_pair = grad.index_select(0, pair_P // k).mul_(weight_Mk.reshape(-1)[pair_P, None])
+        token_P = torch.arange(tokens * k, device=grad.device) // k
+        by_weight = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            grad.contiguous(), out, place_Mk.reshape(-1), token_P[::k] * k, token_P, 0
+        )
+        return by_pair, by_weight.view(tokens, k), None, None
 
 
 class MoE(nn.Module):
@@ -62,50 +130,55 @@ class MoE(nn.Module):
     bias_GE: Tensor
     permitted_GE: Tensor
     load_GE: Tensor
+    row_E: Tensor
 
     def __init__(self, d_model: int, experts: int, top_k: int, ffn: int, permitted_GE: Tensor) -> None:
         super().__init__()
-        self.top_k = min(top_k, int(permitted_GE.sum(1).max())) if permitted_GE.device.type != "meta" else top_k
+        self.top_k = min(top_k, int(permitted_GE.sum(1).max()))
         self.router = nn.Parameter(torch.empty(experts, d_model))
         self.experts = Experts(experts, d_model, ffn)
         self.shared = SwiGLU(d_model, ffn)
-        # one row a gate (= embodiment); the bias only chooses, it never weighs
-        self.register_buffer("bias_GE", torch.zeros(permitted_GE.shape))
+        # one row a gate (= embodiment); the bias only chooses, it never weighs. Buffers are real even where the
+        # parameters are on the meta device: nothing draws them later
+        self.register_buffer("bias_GE", torch.zeros(permitted_GE.shape, device="cpu"))
         self.register_buffer("permitted_GE", permitted_GE, persistent=False)
-        self.register_buffer("load_GE", torch.zeros(permitted_GE.shape), persistent=False)
-
-    def reset_parameters(self) -> None:
-        """Small router, scaled experts."""
-        nn.init.normal_(self.router, std=self.router.shape[1] ** -0.5)
-        self.experts.reset_parameters()
+        self.register_buffer("load_GE", torch.zeros(permitted_GE.shape, device="cpu"), persistent=False)
+        # row of each expert in the stacked parameters
+        self.register_buffer("row_E", torch.arange(experts, device="cpu"), persistent=False)
+        self.counting = True
 
     def route(self, x: Tensor, gate_M: Tensor) -> tuple[Tensor, Tensor]:
-        """Experts [M, k] of each token and their weights [M, k], which add up to 1 over permitted experts."""
+        """Experts [M, k] of each token and their weights [M, k] float32, which add up to 1.
+
+        A gate with fewer than k experts chooses its best one again, with weight 0: its tokens pass through nobody
+        else's experts, whose numbers (an infinity, say) could reach them even so.
+        """
         score = torch.sigmoid((x @ self.router.t()).float())
-        permitted = self.permitted_GE[gate_M]
-        ranked = (score.detach() + self.bias_GE[gate_M]).masked_fill(~permitted, -torch.inf)
-        chosen = ranked.topk(self.top_k, -1).indices
-        weight = (score * permitted).gather(1, chosen)
-        return chosen, (weight / weight.sum(-1, keepdim=True).clamp_min(1e-9)).to(x.dtype)
+        ranked = score.detach() + self.bias_GE.masked_fill(~self.permitted_GE, -torch.inf)[gate_M]
+        value, chosen = ranked.topk(self.top_k, -1)
+        spare = value == -torch.inf
+        chosen = torch.where(spare, chosen[:, :1], chosen)
+        weight = score.gather(1, chosen).masked_fill(spare, 0.0)
+        return chosen, weight / weight.sum(-1, keepdim=True).clamp_min(1e-9)
 
     def forward(self, x: Tensor, gate_M: Tensor) -> Tensor:
         """[M, D] to [M, D]; `gate_M` [M] is each token's embodiment row. Adds to `load_GE` while training."""
-        tokens, width = x.shape
         chosen, weight = self.route(x, gate_M)
-        flat = chosen.reshape(-1)
-        order = flat.argsort(stable=True)
-        count_E = torch.bincount(flat, minlength=len(self.router))
-        grouped = x.index_select(0, order // self.top_k)
-        out = self.experts(grouped, count_E.cumsum(0).to(torch.int32))
-        back = torch.empty_like(out).index_copy(0, order, out).view(tokens, self.top_k, width)
-        mixed = (back * weight[..., None]).sum(1)
-        if self.training:
-            # a choice beyond the permitted set has weight 0 and is no load
-            used = (weight.detach() > 0).to(self.load_GE.dtype).reshape(-1)
-            cell = gate_M.repeat_interleave(self.top_k) * len(self.router) + flat
-            self.load_GE.view(-1).index_add_(0, cell, used)
+        if self.training and self.counting:
+            self.count(chosen, weight, gate_M)
+        at = group_pairs(self.row_E[chosen], len(self.row_E))
+        grouped = Spread.apply(x, at.pair_P, at.place_Mk)  # type: ignore[no-untyped-call]
+        out = self.experts(grouped, at.ends_E)
+        mixed = Collect.apply(out, weight.to(out.dtype), at.pair_P, at.place_Mk)  # type: ignore[no-untyped-call]
         total: Tensor = mixed + self.shared(x)
         return total
+
+    @torch.no_grad()
+    def count(self, chosen: Tensor, weight: Tensor, gate_M: Tensor) -> None:
+        """Add this pass's pairs to `load_GE`; a spare choice has weight 0 and is no load."""
+        cell = (gate_M[:, None] * len(self.row_E) + chosen).reshape(-1)
+        used = (weight > 0).to(self.load_GE.dtype).reshape(-1)
+        self.load_GE.view(-1).scatter_add_(0, cell, used)
 
 
 @torch.no_grad()

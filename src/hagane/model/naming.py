@@ -6,15 +6,10 @@ member's part can be taken out or left away without touching another byte.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 from hagane.model.generalist import Generalist
 from hagane.model.sizes import CONSORTIUM
-from hagane.terms import CheckpointError
 
 BY_SLOT = ("tokeniser.w_in", "tokeniser.b_in", "tokeniser.w_next", "normaliser.centre", "normaliser.scale")
 BY_EMBODIMENT = (
@@ -42,6 +37,11 @@ class Piece:
     """Row, or -1."""
 
 
+def is_stacked(name: str) -> bool:
+    """Whether each row of a parameter or buffer is a piece of its own on disk."""
+    return name in BY_SLOT or name in BY_EMBODIMENT or name.endswith((*BY_EXPERT, BY_GATE))
+
+
 def pieces(model: Generalist, names: tuple[str, ...]) -> list[Piece]:
     """The pieces on disk of some of the model's parameters and buffers, in a canonical order."""
     config = model.config
@@ -61,35 +61,3 @@ def pieces(model: Generalist, names: tuple[str, ...]) -> list[Piece]:
         else:
             out.append(Piece(name, CONSORTIUM, name, -1))
     return out
-
-
-def to_disk(model: Generalist, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Tensors by owner and name on disk, contiguous on the CPU."""
-    out: dict[str, dict[str, Tensor]] = {}
-    for piece in pieces(model, tuple(state)):
-        tensor = state[piece.stacked]
-        part = tensor if piece.row < 0 else tensor[piece.row]
-        out.setdefault(piece.owner, {})[piece.name] = part.detach().cpu().contiguous().clone()
-    return out
-
-
-@torch.no_grad()
-def from_disk(model: Generalist, state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copy tensors on disk into a state of the model, in place.
-
-    Raises:
-        CheckpointError: a tensor is missing, left over, or of another shape.
-    """
-    wanted = pieces(model, tuple(state))
-    missing = [p.name for p in wanted if p.name not in tensors]
-    extra = sorted(set(tensors) - {p.name for p in wanted})
-    if missing or extra:
-        words = f"lacks {missing[0]!r}" if missing else f"holds {extra[0]!r}, which the model has not"
-        raise CheckpointError(f"made for another model: it {words}", where=where)
-    for p in wanted:
-        target = state[p.stacked] if p.row < 0 else state[p.stacked][p.row]
-        if target.shape != tensors[p.name].shape:
-            raise CheckpointError(
-                f"{p.name!r} has shape {tuple(tensors[p.name].shape)}, the model {tuple(target.shape)}", where=where
-            )
-        target.copy_(tensors[p.name])

@@ -29,10 +29,11 @@ class Normaliser(nn.Module):
         slots = [s for layout in layouts for s in layout.slots]
         columns = max(s.channel.columns for s in slots)
         shape = (len(config.embodiments), config.action_width)
-        self.register_buffer("centre", torch.zeros(len(slots), columns))
-        self.register_buffer("scale", torch.ones(len(slots), columns))
-        self.register_buffer("action_centre", torch.zeros(shape))
-        self.register_buffer("action_scale", torch.ones(shape))
+        # real even where the parameters are on the meta device
+        self.register_buffer("centre", torch.zeros(len(slots), columns, device="cpu"))
+        self.register_buffer("scale", torch.ones(len(slots), columns, device="cpu"))
+        self.register_buffer("action_centre", torch.zeros(shape, device="cpu"))
+        self.register_buffer("action_scale", torch.ones(shape, device="cpu"))
 
     @torch.no_grad()
     def fit(self, layouts: tuple[SampleLayout, ...], stats: Mapping[str, Mapping[str, ChannelStats]]) -> None:

@@ -25,6 +25,10 @@ class WindowTensors:
     age_s: Tensor
     """[N, S]."""
 
+    def take(self, pick: slice) -> WindowTensors:
+        """The windows of some of the samples."""
+        return WindowTensors(self.values[pick], self.valid[pick], self.age_s[pick])
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:

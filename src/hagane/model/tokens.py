@@ -6,6 +6,7 @@ touches at every step, whichever embodiments it was dealt: modules of their own 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -39,39 +40,23 @@ class Tokeniser(nn.Module):
         rows = [torch.from_numpy(descriptor(s, layouts[s.embodiment].embodiment.rate_hz)) for s in slots]
         self.register_buffer("descriptors", torch.stack(rows), persistent=False)
 
-    def reset_parameters(self, layouts: tuple[SampleLayout, ...]) -> None:
-        """Start each row at the scale of its own width, not of the widest."""
-        nn.init.zeros_(self.b_in)
-        nn.init.normal_(self.prompts, std=0.5)
-        nn.init.normal_(self.bytes.weight, std=1.0)
-        nn.init.zeros_(self.w_next)
-        with torch.no_grad():
-            for slot in (s for layout in layouts for s in layout.slots):
-                nn.init.normal_(self.w_in[slot.index], std=max(1, slot.width) ** -0.5)
-
-    def forward(self, sample: Sample, normaliser: Normaliser) -> tuple[Tensor, Tensor]:
-        """Tokens [N, L, D] and which of them may be looked at [N, L]."""
+    def forward(self, sample: Sample, normaliser: Normaliser) -> Tensor:
+        """Tokens [N, L, D] of a sample; `seen_tokens` says which may be looked at."""
         layout, n = sample.layout, len(sample)
-        prompts = self.prompts[layout.row].expand(n, -1, -1)
         # a byte is embedded, never a character: any language fits, 0 marks the end
         text = self.text(self.bytes(sample.text.int()).flatten(2))
-        tokens, seen = (
-            [prompts, text],
-            [prompts.new_ones(n, prompts.shape[1], dtype=torch.bool), sample.text[..., 0] > 0],
-        )
+        tokens = [self.prompts[layout.row].expand(n, -1, -1), text]
         for slot in layout.slots:
-            made, ok = self._embed(slot, sample.windows[slot.channel.name], normaliser, layout.embodiment.rate_hz)
-            tokens.append(made + (self.b_in[slot.index] + self.describe(self.descriptors[slot.index])))
-            seen.append(ok)
-        return torch.cat(tokens, 1), torch.cat(seen, 1)
+            made = self._embed(slot, sample.windows[slot.channel.name], normaliser, layout.embodiment.rate_hz)
+            tokens.append(made + (self.b_in[slot.index] + self.describe(self.descriptors[slot.index].to(made.dtype))))
+        return torch.cat(tokens, 1)
 
-    def _embed(self, slot: Slot, w: WindowTensors, normaliser: Normaliser, rate_hz: float) -> tuple[Tensor, Tensor]:
-        """One slot's tokens [N, t, D] and their flags [N, t]."""
+    def _embed(self, slot: Slot, w: WindowTensors, normaliser: Normaliser, rate_hz: float) -> Tensor:
+        """One slot's tokens [N, t, D]."""
         x = normaliser.observe(slot, w.values, w.valid)
-        n = len(x)
         if slot.channel.kind == "image":
-            tokens = self.image(patches(x, self.patch).flatten(1, 2))
-            return tokens, w.valid.repeat_interleave(slot.tokens // w.valid.shape[1], 1)
+            made: Tensor = self.image(patches(x, self.patch).flatten(1, 2).to(self.image.weight.dtype))
+            return made
         nominal = torch.from_numpy(nominal_age_s(slot, rate_hz)).to(x.device)
         late = torch.log1p(((w.age_s - nominal) * rate_hz).clamp_min(0))
         valid = w.valid.to(x.dtype)
@@ -81,9 +66,9 @@ class Tokeniser(nn.Module):
             places = x.permute(0, 2, 1, 3).flatten(2)
             flags = valid.transpose(1, 2)
             ages = late[:, None, :].expand_as(flags)
-            return torch.cat((places, flags, ages), -1) @ weight, w.valid.any(1)
+            return torch.cat((places, flags, ages), -1).to(weight.dtype) @ weight
         wide = torch.cat((x.flatten(1), valid.flatten(1), late), -1)
-        return (wide @ weight)[:, None], torch.ones(n, 1, dtype=torch.bool, device=x.device)
+        return (wide.to(weight.dtype) @ weight)[:, None]
 
     def predict_next(self, slot: Slot, tokens: Tensor) -> Tensor:
         """Next normalised values from a slot's trunk outputs [N, t, D]: [N, *shape], or [N, patches, p*p*3]."""
@@ -94,11 +79,28 @@ class Tokeniser(nn.Module):
         return (tokens @ self.w_next[slot.index, :, : slot.out]).reshape(len(tokens), *slot.channel.shape)
 
 
+def seen_tokens(sample: Sample) -> Tensor:
+    """[N, L] bool: which tokens of a sample hold something and may be looked at. Needs no weights."""
+    n, valid = len(sample), sample.text[..., 0] > 0
+    prompts = sample.layout.length - valid.shape[1] - sum(s.tokens for s in sample.layout.slots)
+    seen = [valid.new_ones(n, prompts), valid]
+    for slot in sample.layout.slots:
+        w = sample.windows[slot.channel.name]
+        if slot.channel.kind == "image":
+            seen.append(w.valid.repeat_interleave(slot.tokens // w.valid.shape[1], 1))
+        elif slot.channel.kind == "set" and slot.tokens > 1:
+            seen.append(w.valid.any(1))
+        else:
+            seen.append(valid.new_ones(n, 1))
+    return torch.cat(seen, 1)
+
+
 def patches(image: Tensor, patch: int) -> Tensor:
     """[N, S, height, width, 3] to [N, S, patches, patch * patch * 3], row by row."""
     n, s, height, width, _ = image.shape
     x = image.reshape(n, s, height // patch, patch, width // patch, patch, 3)
-    return x.permute(0, 1, 2, 4, 3, 5, 6).reshape(n, s, -1, patch * patch * 3)
+    # a rank may have no sample of a machine: sizes are said, not left to be found
+    return x.permute(0, 1, 2, 4, 3, 5, 6).reshape(n, s, height * width // patch**2, patch * patch * 3)
 
 
 def next_loss(
@@ -107,8 +109,8 @@ def next_loss(
     slots: tuple[Slot, ...],
     tokens: Tensor,
     targets: Mapping[str, WindowTensors],
-) -> tuple[Tensor, Tensor]:
-    """Second loss, masked prediction of the next observation: sum of squared errors and count of numbers.
+) -> Tensor:
+    """Second loss, masked prediction of the next observation: sum of squared errors over `next_count` numbers.
 
     Args:
         tokeniser: holds the heads.
@@ -117,16 +119,28 @@ def next_loss(
         tokens: [N, L, D] trunk outputs of its samples.
         targets: by channel, windows with S = 1, one control step later.
     """
-    total, count = tokens.new_zeros(()), tokens.new_zeros(())
-    for slot in slots:
-        if slot.is_action or slot.channel.name not in targets:
-            continue
+    total = tokens.new_zeros((), dtype=torch.float32)
+    for slot in predicted(slots, targets):
         w = targets[slot.channel.name]
         want = normaliser.observe(slot, w.values, w.valid)
-        got = tokeniser.predict_next(slot, tokens[:, slot.first : slot.first + slot.tokens])
+        got = tokeniser.predict_next(slot, tokens[:, slot.first : slot.first + slot.tokens]).float()
         want = patches(want, tokeniser.patch)[:, 0] if slot.channel.kind == "image" else want[:, 0]
         flags = w.valid[:, 0]
         mask = flags.reshape(flags.shape + (1,) * (want.ndim - flags.ndim)).expand_as(want)
         total = total + (F.mse_loss(got, want, reduction="none") * mask).sum()
-        count = count + mask.sum()
-    return total, count
+    return total
+
+
+def next_count(slots: tuple[Slot, ...], targets: Mapping[str, WindowTensors]) -> Tensor:
+    """Numbers in the second loss; known before the forward."""
+    counts = [torch.zeros((), dtype=torch.int64)]
+    for slot in predicted(slots, targets):
+        flags = targets[slot.channel.name].valid[:, 0]
+        counts.append(flags.sum() * (math.prod(slot.channel.shape) // math.prod(flags.shape[1:])))
+    device = counts[-1].device
+    return torch.stack([c.to(device) for c in counts]).sum()
+
+
+def predicted(slots: tuple[Slot, ...], targets: Mapping[str, WindowTensors]) -> list[Slot]:
+    """The slots that the second loss looks at."""
+    return [s for s in slots if not s.is_action and s.channel.name in targets]

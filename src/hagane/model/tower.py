@@ -50,7 +50,11 @@ class TowerLayer(nn.Module):
     def context(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [N, heads, L, head_dim] of trunk outputs [N, L, D]."""
         k, v = self.kv(x).chunk(2, -1)
-        return self._split(k), self._split(v)
+        # copies, not views: a sharded layer's outputs must not alias
+        return (
+            self._split(k).clone(memory_format=torch.contiguous_format),
+            self._split(v).clone(memory_format=torch.contiguous_format),
+        )
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """[N, H, width] to the same; keys and values from `context`."""
@@ -62,7 +66,7 @@ class TowerLayer(nn.Module):
         return out
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], self.heads, -1).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.heads, x.shape[-1] // self.heads).transpose(1, 2)
 
 
 def _join(x: Tensor) -> Tensor:
@@ -86,15 +90,14 @@ class Tower(nn.Module):
         )
         self.norm = Norm(width)
 
-    def reset_parameters(self) -> None:
-        """Zero output: the tower starts at the mean action."""
-        nn.init.normal_(self.w_in, std=0.5)
-        nn.init.zeros_(self.w_out)
-        nn.init.normal_(self.steps, std=0.5)
+    @property
+    def blocks(self) -> list[TowerLayer]:
+        """The layers in order."""
+        return [layer for layer in self.layers if isinstance(layer, TowerLayer)]
 
     def context(self, x: Tensor, seen: Tensor) -> Context:
         """Keys and values of trunk outputs [N, L, D]; `seen` [N, L]."""
-        both = [layer.context(x) for layer in self.layers]  # type: ignore[operator]
+        both = [layer.context(x) for layer in self.blocks]
         return Context(tuple(k for k, _ in both), tuple(v for _, v in both), seen[:, None, None, :])
 
     def forward(self, x: Tensor, time: Tensor, row_counts: tuple[tuple[int, int], ...], context: Context) -> Tensor:
@@ -106,9 +109,10 @@ class Tower(nn.Module):
             row_counts: (embodiment row, samples) of each run of samples, in order.
             context: from `context`.
         """
-        hidden = torch.cat([part @ self.w_in[row] for row, part in _runs(x, row_counts)])
-        hidden = hidden + self.steps[: x.shape[1]] + self.time_out(F.silu(self.time(time_features(time))))
-        for layer, k, v in zip(self.layers, context.keys, context.values, strict=True):
+        dtype = self.w_in.dtype
+        hidden = torch.cat([part @ self.w_in[row] for row, part in _runs(x.to(dtype), row_counts)])
+        hidden = hidden + self.steps[: x.shape[1]] + self.time_out(F.silu(self.time(time_features(time).to(dtype))))
+        for layer, k, v in zip(self.blocks, context.keys, context.values, strict=True):
             hidden = layer(hidden, k, v, context.mask)
         hidden = self.norm(hidden)
         return torch.cat([part @ self.w_out[row] for row, part in _runs(hidden, row_counts)])

@@ -32,17 +32,34 @@ class Trunk(nn.Module):
 
     def __init__(self, size: Size, permitted_GE: Tensor) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(TrunkLayer(size, permitted_GE.clone()) for _ in range(size.layers))
+        # by name, so that a part of the layers keeps its names
+        self.layers = nn.ModuleDict({str(i): TrunkLayer(size, permitted_GE.clone()) for i in range(size.layers)})
         self.norm = Norm(size.d_model)
         self.head_dim = size.head_dim
 
+    @property
+    def named_blocks(self) -> list[tuple[str, TrunkLayer]]:
+        """The layers that are here, in order, with their numbers."""
+        return [(name, layer) for name, layer in self.layers.items() if isinstance(layer, TrunkLayer)]
+
+    @property
+    def blocks(self) -> list[TrunkLayer]:
+        """The layers that are here, in order."""
+        return [layer for _, layer in self.named_blocks]
+
     def forward(self, x: Tensor, position: Tensor, place: Tensor, mask: Tensor, gate_M: Tensor) -> Tensor:
         """[M, D] to [M, D]; `position` [M] is each token's rotary position."""
-        turn = rotary(position, self.head_dim)
-        for layer in self.layers:
-            x = layer(x, turn, place, mask, gate_M)
-        out: Tensor = self.norm(x)
+        out: Tensor = self.norm(self.through(self.blocks, x, position, place, mask, gate_M))
         return out
+
+    def through(
+        self, blocks: list[TrunkLayer], x: Tensor, position: Tensor, place: Tensor, mask: Tensor, gate_M: Tensor
+    ) -> Tensor:
+        """[M, D] through some of the layers, without the norm after the last."""
+        turn = rotary(position, self.head_dim)
+        for layer in blocks:
+            x = layer(x, turn, place, mask, gate_M)
+        return x
 
 
 def block_mask(segment_RT: Tensor, seen_RT: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hagane.model import Generalist, Sample, load_config, load_served, to_sample
+from hagane.model import Generalist, Sample, load_config, load_served, reset_parameters, to_sample
 from hagane.terms import ActionChunk, ConfigError, Embodiment, Observation, RunRecord
 
 
@@ -106,6 +106,6 @@ def load_policy(checkpoint: Path, *, threads: int = 0) -> ModelPolicy:
 def untrained_policy(checkpoint: Path, *, threads: int = 0) -> ModelPolicy:
     """The same network and normaliser with weights that never learned: the row every table starts with."""
     policy = load_policy(checkpoint, threads=threads)
-    policy.model.reset_parameters(seed=policy.record.seed if policy.record else 0)
+    reset_parameters(policy.model, policy.record.seed if policy.record else 0)
     torch.nn.init.normal_(policy.model.tower.w_out, std=policy.model.tower.w_out.shape[1] ** -0.5)
     return ModelPolicy(policy.model, "untrained")

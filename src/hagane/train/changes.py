@@ -19,6 +19,8 @@ from hagane.train.run import read_config, read_lines, write_file
 
 MIXTURE_FIELDS = ("datasets", "weights", "temperature")
 """Fields of `TrainConfig` that a change may touch."""
+CARRIED_OUT = ("loader_workers", "layout", "compute", "spike", "watch_s")
+"""Fields that say how a run is carried out, not what it computes: free at every start."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,13 @@ def shape_for(checkpoint: Path, embodiments: Sequence[Embodiment]) -> ModelConfi
 
 def without_mixture(config: TrainConfig) -> dict[str, object]:
     """What of a configuration never changes in the life of a run."""
-    return {k: v for k, v in asdict(config).items() if k not in (*MIXTURE_FIELDS, "loader_workers", "layout")}
+    return {k: v for k, v in asdict(config).items() if k not in (*MIXTURE_FIELDS, *CARRIED_OUT)}
+
+
+def same_run(one: TrainConfig, other: TrainConfig) -> bool:
+    """Whether two configurations compute the same, on whatever ranks."""
+    free = {name: getattr(one, name) for name in CARRIED_OUT}
+    return one == replace(other, **free)
 
 
 def change_mixture(

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hagane.engine import Layout, StepConfig
+from hagane.engine import Compute, Layout, StepConfig
 from hagane.model.config import Head
 from hagane.terms import ConfigError, Purpose
+from hagane.train.spike_config import SpikeConfig
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,26 @@ class TrainConfig:
     """Optimiser and losses."""
     layout: Layout = field(default_factory=Layout)
     """Ranks along each axis of parallelism."""
+    compute: Compute = field(default_factory=Compute)
+    """How a step is carried out on them."""
+    spike: SpikeConfig = field(default_factory=SpikeConfig)
+    """When a step is not taken, and when the run goes back to a checkpoint."""
     device: str = "auto"
     """auto, cpu, or a torch device name."""
     save_every: int = 200
     """Optimiser steps between checkpoints."""
     keep: int = 2
     """Newest checkpoints to keep."""
+    keep_every: int = 0
+    """Also keep the checkpoints whose step this divides; 0 keeps none of them."""
     held_out_every: int = 100
     """Steps between looks at episodes that training never sees."""
     held_out_samples: int = 384
     """Samples of each such look."""
     pictures: Literal["jpeg", "video"] = "jpeg"
     """How the training cache keeps pictures: "video" takes a tenth of the disk and draws from pools of episodes."""
+    watch_s: float = 600.0
+    """Seconds without a step or a collective on any rank after which a run that hangs is ended; 0 never."""
     loader_workers: int = 0
     """Threads that make batches ahead of time; 0 makes each when it is needed."""
     split: str = ""
@@ -70,8 +79,8 @@ class TrainConfig:
             raise ConfigError(f"weights for data sets that are not trained on: {', '.join(stray)}")
         if min(self.samples_per_step, self.save_every, self.keep, self.held_out_every, self.step.steps) < 1:
             raise ConfigError("samples_per_step, save_every, keep, held_out_every and steps must be at least 1")
-        if self.loader_workers < 0:
-            raise ConfigError("loader_workers cannot be negative")
+        if min(self.loader_workers, self.keep_every, self.watch_s) < 0:
+            raise ConfigError("loader_workers, keep_every and watch_s cannot be negative")
         if self.purpose not in ("anchor", "member-training", "finetune", "distil"):
             raise ConfigError(f"purpose {self.purpose!r} trains nothing", next_step='use "anchor" or "member-training"')
 

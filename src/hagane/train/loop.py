@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from hagane.catalog import Ahead
 from hagane.engine import (
+    Crew,
     Engine,
-    check_layout,
+    Limits,
+    Saver,
+    balance_experts,
     device_for,
     evaluate_loss,
+    layer_loads,
     load_engine,
+    load_figures,
+    make_engine,
     rank,
-    save_checkpoint,
-    take_loads,
     train_step,
-    world_size,
 )
-from hagane.model import Generalist, ModelConfig, make_config
+from hagane.model import Manifest, ModelConfig, make_config
 from hagane.terms import Batch, CheckpointError, RunRecord, digest_value
-from hagane.train.changes import check_cursor, checkpoint_of, joined_record, shape_for, without_mixture
+from hagane.train.changes import check_cursor, joined_record, shape_for, without_mixture
 from hagane.train.config import TrainConfig, vision_file
 from hagane.train.data import CatalogData
-from hagane.train.run import MetricsFile, begin_run, make_record, write_record
+from hagane.train.resume import checkpoints_of, load_newest
+from hagane.train.run import MetricsFile, begin_run, make_record, refuse_run, write_record
+from hagane.train.skips import Skip, check_skips
+from hagane.train.spike_guard import SpikeGuard, checkpoint_at, last_change, past, whole_checkpoints
+from hagane.train.stop import StopRequest
 
 
-def build_model(config: TrainConfig, data: CatalogData, shape: ModelConfig | None = None) -> Generalist:
-    """A fresh model: weights from the config's seed, normaliser from the data's statistics.
+def build_engine(config: TrainConfig, data: CatalogData, shape: ModelConfig | None = None) -> Engine:
+    """A fresh engine: weights from the config's seed, normaliser from the data's statistics.
 
     Args:
         config: the run's.
@@ -48,23 +54,33 @@ def build_model(config: TrainConfig, data: CatalogData, shape: ModelConfig | Non
         shape = make_config(config.size, data.embodiments, head=config.head)
         if config.experts:
             shape = ModelConfig(config.size, shape.embodiments, dict(config.experts), config.head)
-    model = Generalist(shape)
-    model.reset_parameters(config.seed)
+    path = vision_file(config)
+    engine = make_engine(
+        shape,
+        config.step,
+        config.seed,
+        layout=config.layout,
+        compute=config.compute,
+        device=device_for(config.device),
+        given={VISION: vision_weight(path, shape)} if path else {},
+    )
     if fresh:
         # a run that goes on keeps its scales, whatever data came or went
-        model.fit_normaliser(data.stats)
-    if path := vision_file(config):
-        init_vision(model, path)
-    return model
+        engine.model.fit_normaliser(data.stats)
+    return engine
 
 
-def init_vision(model: Generalist, path: Path) -> None:
-    """Start the image path from a local file: `image.weight` [D, p*p*3], or a ViT's [D, 3, p, p] patch embedding.
+VISION = "tokeniser.image.weight"
+
+
+def vision_weight(path: Path, shape: ModelConfig) -> Tensor:
+    """Start of the image path from a local file: `image.weight` [D, p*p*3], or a ViT's [D, 3, p, p] patch embedding.
 
     Raises:
         CheckpointError: no such file, no safetensors, or no patch embedding of this model's width and patch.
     """
-    target, advice = model.tokeniser.image.weight, "check --init-vision: it takes a whole safetensors file"
+    wanted = (shape.widths.d_model, shape.patch * shape.patch * 3)
+    advice = "check --init-vision: it takes a whole safetensors file"
     if not path.is_file():
         raise CheckpointError("no such file", where=str(path), next_step=advice)
     try:
@@ -76,12 +92,10 @@ def init_vision(model: Generalist, path: Path) -> None:
             tensor = tensor.permute(0, 2, 3, 1).flatten(1)
         elif not name.endswith("image.weight"):
             continue
-        if tensor.shape == target.shape:
-            with torch.no_grad():
-                target.copy_(tensor)
-            return
+        if tensor.shape == wanted:
+            return tensor
     raise CheckpointError(
-        f"holds no patch embedding of shape {tuple(target.shape)}", where=str(path), next_step="choose another --size"
+        f"holds no patch embedding of shape {wanted}", where=str(path), next_step="choose another --size"
     )
 
 
@@ -92,62 +106,133 @@ def train(
     *,
     resume: bool = False,
     report: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
+    left_out: Callable[[Skip], None] = lambda _: None,
+    crew: Crew = Crew(),  # noqa: B008 - frozen
 ) -> RunRecord:
-    """Train to the config's last step; returns the record with the last checkpoint's id.
+    """Train to the config's last step, or until asked to stop; returns the record with the last checkpoint's id.
+
+    Args:
+        folder: of the run.
+        config: of the run, on a layout of the ranks that are there.
+        data: of the run.
+        resume: go on from the newest whole checkpoint, or from the start if none was saved yet.
+        report: hears every line of the metrics, on rank 0.
+        note: hears what a person should know of a resumed run, on rank 0.
+        left_out: hears, on rank 0, which batches are not learned from (see `hagane.train.spike`).
+        crew: the ranks; every one of them calls this.
 
     Raises:
-        TrainingError: the data changed since the checkpoint, the disk is full, the loss is not finite.
+        TrainingError: the data changed since the checkpoint, the disk is full, the spike guard gives up, ranks differ.
     """
-    check_layout(config.layout)
-    found = checkpoint_of(folder) if resume else None
-    shape = shape_for(found, data.embodiments) if found else None
-    engine = Engine(build_model(config, data, shape).to(device_for(config.device)), config.step, config.seed)
-    record = make_record(folder, config, data.lineage)
-    cursor = {**data.train.cursor, "settings": digest_value(without_mixture(config))}
-    if found:
-        manifest = load_engine(found, engine)
-        check_cursor(folder, manifest, cursor)
-        record = joined_record(manifest, record)
-    elif rank() == 0:
-        begin_run(folder, config)
-    if rank() == 0:
-        write_record(folder, record)
-    metrics = MetricsFile(folder / "metrics.jsonl", engine.step) if rank() == 0 else None
+    engine, run = begin(folder, config, data, resume, note if crew.first else lambda _: None, crew)
+    guard, first = run.guard, engine.step
+    metrics = MetricsFile(folder / "metrics.jsonl", first) if crew.first else None
     started = time.monotonic()
-    first = engine.step
 
     def mine(step: int) -> Batch:
-        return data.train.at(step, rank(), world_size())
+        return data.train.at(step, engine.mesh.data_rank, config.layout.data_ranks)
 
-    with closing(Ahead(mine, config.loader_workers, last=config.step.steps)) as batches:
+    ahead = Ahead(mine, config.loader_workers, last=guard.batch(config.step.steps))
+    saver = Saver(folder / "checkpoints", engine, keep=config.keep, keep_every=config.keep_every)
+    with closing(ahead) as batches, closing(saver), StopRequest() as stop:
         while engine.step < config.step.steps:
-            line = _one_step(engine, config, data, batches.at(engine.step))
+            crew.watch.at(engine.step, "a step")
+            batch = batches.at(guard.batch(engine.step))
+            line = _one_step(engine, config, data, batch, guard.limits(), bool(stop.asked))
+            stopping = line.pop("stop") > 0
+            skip = guard.after(line, bool(line.pop("taken")), lambda: run.whole(saver))
+            if skip is not None:
+                if crew.first:
+                    left_out(skip)
+                if skip.to < skip.step:
+                    crew.watch.at(engine.step, "going back", patient=True)
+                    load_engine(checkpoint_at(folder, skip.to), engine)
+                    guard.rewind(past(folder, engine.step))
+                    metrics = metrics and MetricsFile(metrics.path, engine.step)
+                continue
             line["seconds"] = time.monotonic() - started
             line["samples_per_s"] = (engine.step - first) * config.samples_per_step / line["seconds"]
             if metrics is not None:
                 metrics.add(line)
                 report(line)
-                if engine.step % config.save_every == 0 or engine.step == config.step.steps:
-                    manifest = save_checkpoint(folder / "checkpoints", engine, record, cursor)
-                    record = replace(record, steps=engine.step, checkpoint_id=manifest.id)
-                    write_record(folder, record)
-                    _keep_newest(folder / "checkpoints", config.keep)
-    return record
+            if engine.step % config.save_every == 0 or engine.step == config.step.steps or stopping:
+                crew.watch.at(engine.step, "saving", patient=True)
+                run.note(saver.save(run.record, {**run.cursor, "skips": guard.digest}))
+            run.note(saver.done())
+            if stopping:
+                break
+        crew.watch.at(engine.step, "saving", patient=True)
+        run.note(saver.wait())
+    return run.record
 
 
-def _one_step(engine: Engine, config: TrainConfig, data: CatalogData, batch: Batch) -> dict[str, Any]:
+@dataclass
+class Run:
+    """What of a run is written down as it goes."""
+
+    folder: Path
+    """Of the run."""
+    record: RunRecord
+    """With the newest whole checkpoint."""
+    cursor: Mapping[str, str]
+    """Digests of data, mixture and settings."""
+    guard: SpikeGuard
+    """Which batches are learned from."""
+
+    def note(self, saved: Manifest | None) -> None:
+        """Write down the newest whole checkpoint, if there is a newer one."""
+        if saved is not None:
+            self.record = replace(self.record, steps=saved.step, checkpoint_id=saved.id)
+            if rank() == 0:
+                write_record(self.folder, self.record)
+
+    def whole(self, saver: Saver) -> Mapping[int, str]:
+        """Ids of the whole checkpoints by step, once the save under way is one of them."""
+        self.note(saver.wait())
+        return whole_checkpoints(self.folder, saver.engine.device)
+
+
+def begin(
+    folder: Path, config: TrainConfig, data: CatalogData, resume: bool, note: Callable[[str], None], crew: Crew
+) -> tuple[Engine, Run]:
+    """The engine of a run at its first step or where it goes on, after all ranks agreed on what they have before them.
+
+    Raises:
+        TrainingError: there is a run already, the data changed since the checkpoint, or ranks differ.
+    """
+    found = checkpoints_of(folder, note) if resume else []
+    if crew.first and not resume:
+        refuse_run(folder)
+    cursor = {**data.train.cursor, "settings": digest_value(without_mixture(config))}
+    crew.agree("data", {**cursor, "checkpoint": found[0].name if found else "none"})
+    engine = build_engine(config, data, shape_for(found[0], data.embodiments) if found else None)
+    record = make_record(folder, config, data.lineage)
+    if crew.first and not resume:
+        begin_run(folder, config)
+    manifest = load_newest(found, engine, note) if found else None
+    if manifest is not None:
+        check_cursor(folder, manifest, cursor)
+        record = joined_record(manifest, record)
+    if crew.first:
+        write_record(folder, record)
+    guard = SpikeGuard(folder, config.spike, past(folder, engine.step), last_change(folder), writes=crew.first)
+    if manifest is not None:
+        check_skips(folder, manifest.step, manifest.cursor, guard.skips)
+    return engine, Run(folder, record, cursor, guard)
+
+
+def _one_step(
+    engine: Engine, config: TrainConfig, data: CatalogData, batch: Batch, limits: Limits, stop: bool
+) -> dict[str, Any]:
     line: dict[str, Any] = {"step": engine.step + 1}
-    line.update(train_step(engine, batch))
-    loads = take_loads(engine.model, config.step.balance_rate)
+    line.update(train_step(engine, batch, limits, stop=stop))
+    if not line["taken"]:
+        return line
     looks = engine.step % config.held_out_every == 0 or engine.step == config.step.steps
     if looks:
-        line.update({f"experts/{name}": share for name, share in loads.items()})
-    if looks and rank() == 0:
-        look = evaluate_loss(engine.model, data.held_out.at(0), config.seed)
+        line.update(load_figures(engine.model.config, layer_loads(engine)))
+        look = evaluate_loss(engine, data.held_out.at(0, engine.mesh.data_rank, config.layout.data_ranks))
         line.update({f"held_out/{name}": value for name, value in look.items()})
+    balance_experts(engine)
     return line
-
-
-def _keep_newest(folder: Path, keep: int) -> None:
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)

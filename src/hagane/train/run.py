@@ -17,16 +17,25 @@ from hagane.terms.files import write_whole
 from hagane.train.config import TrainConfig
 
 
+def refuse_run(folder: Path) -> None:
+    """A new run wants a folder of its own.
+
+    Raises:
+        TrainingError: the folder already holds a run.
+    """
+    if (folder / "config.toml").exists():
+        raise TrainingError(
+            "there is a run here already", where=str(folder), next_step="choose another --run, or add --resume"
+        )
+
+
 def begin_run(folder: Path, config: TrainConfig) -> None:
     """Make the folder and write the resolved configuration.
 
     Raises:
         TrainingError: the folder already holds a run, or cannot be made.
     """
-    if (folder / "config.toml").exists():
-        raise TrainingError(
-            "there is a run here already", where=str(folder), next_step="choose another --run, or add --resume"
-        )
+    refuse_run(folder)
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -39,11 +48,35 @@ def read_config(folder: Path) -> TrainConfig:
     return load_toml(folder / "config.toml", TrainConfig)
 
 
-def make_record(folder: Path, config: TrainConfig, lineage: Mapping[str, tuple[str, str, str]]) -> RunRecord:
-    """The run's record; `lineage` holds (digest, contract digest, owner) by data set."""
+def environment() -> dict[str, str]:
+    """Versions of what a step's numbers may depend on."""
     import numpy
     import torch
 
+    return {
+        "hagane": hagane.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "machine": platform.machine(),
+    }
+
+
+def facts_of_rank(config: TrainConfig, device: str) -> dict[str, str]:
+    """What must be the same on every rank before the first step: code, versions, device kind, each setting."""
+    settings = {f"setting {name}": value for name, value in _flat("", dataclasses.asdict(config)).items()}
+    return {"code": code_digest()[:12], "device": device, **environment(), **settings}
+
+
+def _flat(name: str, value: object) -> dict[str, str]:
+    """Settings by dotted name, as text."""
+    if not isinstance(value, Mapping):
+        return {name: str(value)}
+    return {k: v for key, inner in value.items() for k, v in _flat(f"{name}.{key}".lstrip("."), inner).items()}
+
+
+def make_record(folder: Path, config: TrainConfig, lineage: Mapping[str, tuple[str, str, str]]) -> RunRecord:
+    """The run's record; `lineage` holds (digest, contract digest, owner) by data set."""
     return RunRecord(
         id=folder.name,
         config_digest=digest_value(dataclasses.asdict(config)),
@@ -53,13 +86,7 @@ def make_record(folder: Path, config: TrainConfig, lineage: Mapping[str, tuple[s
         owners={name: o for name, (_, _, o) in lineage.items()},
         seed=config.seed,
         steps=0,
-        environment={
-            "hagane": hagane.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": numpy.__version__,
-            "machine": platform.machine(),
-        },
+        environment=environment(),
     )
 
 

@@ -1,0 +1,199 @@
+"""Search: every layout of so many GPUs that fits the model and the memory, fastest first."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from hagane.engine.layout import Layout, distance, divisors, misfit
+from hagane.model import Size
+from hagane.plan.memory import Memory, worst_memory
+from hagane.plan.rates import Assumptions, Gpu, Precision
+from hagane.plan.roofline import Gather, Recompute, Setup, StepTime, estimate_step
+from hagane.plan.shape import Shape
+from hagane.terms import ConfigError
+
+NODE = 8
+"""GPUs of a server: a run uses whole ones."""
+MOST = 65_536
+"""GPUs up to which a refusal looks for a number that is enough."""
+MOST_BATCH = 1.25
+"""A step may have so many times the tokens that were asked for, where microbatches do not divide."""
+RECOMPUTES: tuple[Recompute, ...] = ("none", "layers")
+VIRTUALS = (1, 2)
+"""Parts of the trunk a pipeline rank: what the engine's schedules give."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to run a step, with what it needs and takes."""
+
+    setup: Setup
+    """Layout and how it is run."""
+    memory: Memory
+    """The fullest rank."""
+    step: StepTime
+    """One step."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a layout is searched for."""
+
+    shape: Shape
+    """The model."""
+    size: Size
+    """Its widths, which decide what axes divide."""
+    gpus: int
+    """GPUs."""
+    gpu: Gpu
+    """The accelerator."""
+    precision: Precision
+    """Arithmetic of the trunk's products."""
+    assumed: Assumptions
+    """Rates."""
+
+    @property
+    def room(self) -> float:
+        """Bytes of a GPU that a plan may fill."""
+        return self.gpu.memory_gib * 2**30 * (1 - self.assumed.training.reserve)
+
+
+def search(problem: Problem) -> list[Choice]:
+    """All choices that fit, fastest first.
+
+    Raises:
+        ConfigError: the number of GPUs is impossible, or nothing fits; the message names a number that is enough.
+    """
+    check_count(problem.gpus)
+    found = list(_choices(problem, layouts(problem.gpus, problem.size, problem.gpu.domain)))
+    if not found:
+        enough = _enough(problem)
+        what = f"size {problem.shape.name} does not fit {problem.gpus:,} x {problem.gpu.name} with any layout"
+        step = f"{enough:,} are enough" if enough else f"even {MOST:,} are too few: use a gpu with more memory"
+        raise ConfigError(what, next_step=step)
+    return sorted(found, key=lambda c: (-c.step.tokens_s_gpu, c.memory.total, str(c.setup)))
+
+
+def choose(problem: Problem, layout: Layout) -> list[Choice]:
+    """The choices of one layout, fastest first.
+
+    Raises:
+        ConfigError: it needs another number of GPUs, does not divide the model, or does not fit the memory; the
+            message names the nearest layouts that do.
+    """
+    check_count(problem.gpus)
+    odd = misfit(layout, problem.size)
+    if layout.ranks != problem.gpus:
+        odd = f"it has {layout.ranks:,} ranks, not {problem.gpus:,}"
+    found = [] if odd else sorted(_choices(problem, [layout]), key=lambda c: -c.step.tokens_s_gpu)
+    if found:
+        return found
+    if not odd:
+        least = min((_memory(problem, s) for s in _setups(problem, layout)), key=lambda m: m.total)
+        odd = f"it needs {least.total / 2**30:.0f} GiB a GPU; {problem.room / 2**30:.0f} GiB may be used"
+    fitting = {str(c.setup.layout): c.setup.layout for c in search(problem)}
+    near = sorted(fitting.values(), key=lambda other: (distance(layout, other), str(other)))[:3]
+    raise ConfigError(
+        odd, where=f"layout ({layout})", next_step="nearest that fit: " + " or ".join(f"({n})" for n in near)
+    )
+
+
+def parse_layout(text: str, gpus: int) -> Layout:
+    """A layout from "pp=16,ep=64"; dp_shard takes the GPUs that are left unless it is given.
+
+    Raises:
+        ConfigError: an unknown axis, no number, or axes that do not divide the GPUs.
+    """
+    axes = [f.name for f in dataclasses.fields(Layout)]
+    given: dict[str, int] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        name, _, number = (p.strip() for p in part.partition("="))
+        if name not in axes:
+            near = difflib.get_close_matches(name, axes, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(f"no axis {name!r} in --layout", next_step=f"{hint}axes: {', '.join(axes)}")
+        if not number.isdecimal() or int(number) < 1:
+            raise ConfigError(f"axis {name} of --layout is {number or 'empty'!r}", next_step="write it as pp=16,ep=64")
+        given[name] = int(number)
+    others = 1
+    for name, n in given.items():
+        others *= n if name not in ("ep", "dp_shard") else 1
+    if "dp_shard" not in given:
+        if gpus % others:
+            raise ConfigError(
+                f"{gpus:,} GPUs cannot be dealt to axes of {others:,}",
+                where=f"layout ({text})",
+                next_step=f"their product must divide the GPUs: {', '.join(map(str, divisors(gpus)[:12]))} ... do",
+            )
+        given["dp_shard"] = gpus // others
+    return Layout(**given)
+
+
+def check_count(gpus: int) -> None:
+    """Refuse a number of GPUs that is no number of whole servers.
+
+    Raises:
+        ConfigError: with the nearest numbers that are.
+    """
+    if gpus >= 1 and (gpus % NODE == 0 or NODE % gpus == 0):
+        return
+    low = max(gpus // NODE * NODE, NODE)
+    raise ConfigError(
+        f"{gpus:,} GPUs are no whole servers of {NODE}",
+        next_step=f"use {low:,}" + (f" or {low + NODE:,}" if gpus > NODE else ""),
+    )
+
+
+def layouts(gpus: int, size: Size, domain: int) -> Iterator[Layout]:
+    """Layouts of so many GPUs whose axes divide the model, tensor parallelism within an NVLink domain.
+
+    Samples are far shorter than a packed row, so the sequence is never cut here (cp = 1); one given by hand may be.
+    """
+    for pp, tp in product(divisors(gpus), divisors(size.kv_heads)):
+        if gpus % (pp * tp) or tp > domain:
+            continue
+        data = gpus // (pp * tp)
+        for shard in divisors(data):
+            for ep in divisors(shard * tp):
+                layout = Layout(pp=pp, dp_replicate=data // shard, dp_shard=shard, tp=tp, ep=ep)
+                if not misfit(layout, size):
+                    yield layout
+
+
+def _setups(problem: Problem, layout: Layout) -> Iterator[Setup]:
+    """How our engine can run a step on a layout."""
+    for recompute, virtual in product(RECOMPUTES, VIRTUALS if layout.pp > 1 else (1,)):
+        if layout.pp * virtual <= problem.size.layers:
+            gather: Gather = "pass" if layout.pp == 1 else "microbatch"
+            yield Setup(layout, virtual, problem.precision, recompute, "weights", gather)
+
+
+def _memory(problem: Problem, setup: Setup) -> Memory:
+    return worst_memory(problem.shape, setup, problem.assumed.training, imbalance=problem.assumed.links.imbalance)
+
+
+def _choices(problem: Problem, among: Iterator[Layout] | list[Layout]) -> Iterator[Choice]:
+    training = problem.assumed.training
+    for layout in among:
+        # a pipeline works off at least a microbatch a stage
+        if layout.pp * layout.data_ranks * training.microbatch_tokens > MOST_BATCH * training.batch_tokens:
+            continue
+        for setup in _setups(problem, layout):
+            memory = _memory(problem, setup)
+            if memory.total <= problem.room:
+                yield Choice(setup, memory, estimate_step(problem.shape, setup, problem.gpu, problem.assumed))
+
+
+def _enough(problem: Problem) -> int:
+    """The least power-of-two multiple of a server that fits; 0 for none up to MOST."""
+    n = NODE
+    while n <= MOST:
+        more = replace(problem, gpus=n)
+        if n > problem.gpus and next(_choices(more, layouts(n, problem.size, problem.gpu.domain)), None):
+            return n
+        n *= 2
+    return 0
