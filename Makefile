@@ -16,7 +16,7 @@ DEV_READY := $(VENV)/.ready-dev-intake-mdf-opcua-worlds
 ALL_READY := $(VENV)/.ready-dev-intake-mdf-opcua-ray-worlds
 SETUP := pyproject.toml constraints.txt scripts/setup.py scripts/setup.sh
 
-.PHONY: help demo test test-all check floors names bench bench-data bench-lerobot bench-moe bench-checkpoint setup clean
+.PHONY: help demo test test-all check floors names bench bench-data bench-lerobot bench-moe bench-checkpoint bench-scaling setup clean
 
 help:
 	@echo "make demo           the whole loop on this machine: logs to a driven machine and a report, in ten minutes"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench          measurements under bench/"
 	@echo "make bench-data     loading beside LeRobot, Lance, WebDataset, HDF5; checks, faults, memory (half an hour, 3 environments)"
 	@echo "make bench-lerobot  our LeRobot sets in the peer's own loader, in an environment of its own"
+	@echo "make bench-scaling  train 1m, 4m and 40m on several amounts of data, for hagane plan scaling (an hour of one core)"
 	@echo "make bench-moe      our mixture-of-experts layer beside transformers' and torchtitan's, in an environment of its own"
 	@echo "make bench-checkpoint  what saving costs training, beside torch's own; the losses after a resume on other layouts"
 	@echo "make names          write tests/public_names.txt again after a public name was added on purpose"
@@ -72,6 +73,9 @@ bench: $(DEV_READY)
 
 bench-data: $(DEV_READY)
 	@sh scripts/bench_data.sh "$(PY)" $(BENCH_DATA)
+
+bench-scaling: $(DEV_READY)
+	@$(ONE_THREAD) $(PY) bench/scaling/run.py $(BENCH_SCALING)
 
 bench-lerobot: $(DEV_READY)
 	@sh scripts/bench_lerobot.sh "$(PY)"
