@@ -16,7 +16,7 @@ DEV_READY := $(VENV)/.ready-dev-intake-mdf-opcua-worlds
 ALL_READY := $(VENV)/.ready-dev-intake-mdf-opcua-ray-worlds
 SETUP := pyproject.toml constraints.txt scripts/setup.py scripts/setup.sh
 
-.PHONY: help demo test test-all check floors names bench bench-data bench-lerobot bench-moe bench-checkpoint bench-scaling setup clean
+.PHONY: help demo test test-all check floors names bench bench-data bench-gpu bench-lerobot bench-moe bench-checkpoint bench-scaling setup clean
 
 help:
 	@echo "make demo           the whole loop on this machine: logs to a driven machine and a report, in ten minutes"
@@ -25,6 +25,7 @@ help:
 	@echo "make check          ruff, mypy, and the floors of the house"
 	@echo "make bench          measurements under bench/"
 	@echo "make bench-data     loading beside LeRobot, Lance, WebDataset, HDF5; checks, faults, memory (half an hour, 3 environments)"
+	@echo "make bench-gpu      steps of the 400m and 4b model and of a 1t rank on a GPU, with the interpreter's own torch"
 	@echo "make bench-lerobot  our LeRobot sets in the peer's own loader, in an environment of its own"
 	@echo "make bench-scaling  train 1m, 4m and 40m on several amounts of data, for hagane plan scaling (an hour of one core)"
 	@echo "make bench-moe      our mixture-of-experts layer beside transformers' and torchtitan's, in an environment of its own"
@@ -82,6 +83,10 @@ bench-lerobot: $(DEV_READY)
 
 bench-moe: $(DEV_READY)
 	@sh scripts/bench_moe.sh "$(PY)" $(BENCH_MOE)
+
+# takes the interpreter's own torch: PYTHON=... names it
+bench-gpu:
+	@sh scripts/bench_gpu.sh "$(or $(PYTHON),python3)" $(BENCH_GPU)
 
 bench-checkpoint: $(DEV_READY)
 	@$(ONE_THREAD) $(PY) bench/checkpoint/stall.py --out bench/results/checkpoint-$$(date +%F).json

@@ -52,8 +52,8 @@ class Question:
     """Ranks along each axis."""
     compute: Compute = field(default_factory=lambda: Compute(recompute=True))
     """How the step is carried out."""
-    step: StepConfig = field(default_factory=lambda: StepConfig(precision="bf16"))
-    """Optimiser and precision."""
+    step: StepConfig = field(default_factory=lambda: StepConfig(precision="bf16", mask_rate=0.0))
+    """Optimiser and precision. Which channels are hidden changes no size, so none is."""
     tokens: int = 4096
     """Tokens of one microbatch on one data rank, about: whole samples are dealt."""
     imbalance: float = 1.2

@@ -41,9 +41,10 @@ class Wish:
 
     @property
     def problem(self) -> Problem:
-        """The same for the planner's search."""
-        lengths = deal(self.config, 1, self.tokens).lengths
-        training = replace(self.assumed.training, microbatch_tokens=self.tokens)
+        """The same for the planner's search. Memory is decided by the rank whose samples have the most tokens."""
+        reading = deal(self.config, len(self.config.embodiments) * 16, self.tokens)
+        lengths = reading.lengths
+        training = replace(self.assumed.training, microbatch_tokens=max(reading.tokens))
         links = replace(self.assumed.links, imbalance=self.imbalance)
         assumed = replace(self.assumed, training=training, links=links)
         shape = shape_of(self.config, sum(lengths) / len(lengths))
@@ -91,7 +92,7 @@ def questions(wish: Wish) -> Iterator[Question]:
 
 
 def least_microbatches(layout: Layout, stage: int) -> int:
-    """As many as bring a pipeline rank to its peak: more do not raise it.
+    """As many as fill a pipeline rank's places; each more adds only its samples and its buffers to receive.
 
     A stage holds the most when all its places are taken and gradients have begun to add up. The first stage has a place
     a stage, so that takes more microbatches than there are stages.
