@@ -305,6 +305,9 @@ def test_a_loss_that_is_none_is_refused(loss: float, tmp_path: Path) -> None:
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         main([str(tmp_path / "none.jsonl")])
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(ConfigError, match="at least 3 sizes, not 0"):
+        main([str(tmp_path / "empty.jsonl")])
     path = written(tmp_path, runs()[:2])
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"name": "half')

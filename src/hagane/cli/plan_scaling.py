@@ -181,6 +181,7 @@ def sentences(found: Sequence[Study], rows: Sequence[SizeRow], tokens: float) ->
         f"At {at} tokens, each seen once, twice the parameters take less off the loss than seeds differ "
         f"({first.noise:.1%}) from this size on: {where(enough, first)}.",
     ]
+    said += [data_or_size(r, first, tokens) for r in [r for r in rows if r.claim == "trained"][-1:]]
     if rows[-1].claim == "no claim":
         said.append(about_last(rows[-1], first))
     named = {"alpha": "what parameters are worth", "beta": "what longer training is worth"}
@@ -194,6 +195,13 @@ def sentences(found: Sequence[Study], rows: Sequence[SizeRow], tokens: float) ->
     if poor:
         said.append(f"Loss explains less than half of the scores' variance on: {', '.join(poor)}.")
     return said
+
+
+def data_or_size(row: SizeRow, study: Study, tokens: float) -> str:
+    """What the largest trained size gains from twice the data, and from twice the size."""
+    data = study.band.of(lambda law: law.gain_of_doubling(row.parameters, tokens)[1])
+    by_data, by_size = (f"{g.middle:.1%} [{g.low:.1%}, {g.high:.1%}]" for g in (data, row.grows))
+    return f"There twice the data takes {by_data} off the loss of {row.size}, twice the size {by_size}."
 
 
 def about_last(row: SizeRow, study: Study) -> str:
