@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from hagane.engine.inputs import train_samples
+from hagane.engine.stages import as_tensor
 from hagane.engine.step import total_loss
-from hagane.model import Generalist, ModelConfig, make_config, split_experts
+from hagane.model import Generalist, ModelConfig, make_config, reset_parameters, split_experts
 from hagane.plan.fake import Fake
 from hagane.plan.flops import FlopMeter
 from hagane.plan.watch import Watch
@@ -22,7 +23,7 @@ def counted(model: Generalist, n: int, embodiments: tuple[Embodiment, ...]) -> F
     meter = FlopMeter()
     with Watch(meter):
         with meter.during("forward"):
-            sums = model(samples)
+            sums = as_tensor(model(samples))
             loss = total_loss(sums, torch.ones(len(sums), 2), 0.1)
         with meter.during("backward"):
             loss.backward()
@@ -44,7 +45,7 @@ def agree(meter: FlopMeter, config: ModelConfig, n: int, rel: float) -> None:
 def test_closed_form_equals_the_real_step(size: str, embodiments: tuple[Embodiment, ...]) -> None:
     config = make_config(size, embodiments)
     model = Generalist(config)
-    model.reset_parameters(0)
+    reset_parameters(model, 0)
     agree(counted(model, 3, embodiments), config, 3, 1e-3)
 
 
@@ -76,7 +77,7 @@ def test_the_closed_form_is_checked_by_a_wrong_one() -> None:
     """The comparison can fail: top-k off by one, or a missing recompute, is beyond a hundredth."""
     config = make_config("4m", (ARM, ROAD))
     model = Generalist(config)
-    model.reset_parameters(0)
+    reset_parameters(model, 0)
     meter = counted(model, 3, (ARM, ROAD))
     tokens = sum(3 * layout.length for layout in model.layouts)
     wrong = step_work(config, {0: 3, 1: 3}, Share(received=tokens * (config.widths.top_k + 1)))

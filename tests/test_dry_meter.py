@@ -10,10 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from hagane.engine import Engine, StepConfig
+from hagane.engine import Compute, Engine, Layout, StepConfig, make_engine
+from hagane.engine.engine import cut_model, give_memory, start
+from hagane.engine.experts import counted_splits
 from hagane.engine.inputs import train_samples
+from hagane.engine.stages import as_tensor
 from hagane.engine.step import total_loss
-from hagane.model import Generalist, make_config
+from hagane.model import loss_counts, make_config
 from hagane.plan.fake import Fake
 from hagane.plan.meter import Meter
 from hagane.plan.watch import Watch
@@ -22,46 +25,38 @@ from tests.model_fixture import ARM, CAM, ROAD, make_batch
 PAIR = (ARM, ROAD)
 
 
-def step_of(model: Generalist, n: int, embodiments: tuple[Any, ...] = PAIR) -> tuple[Engine, Callable[[Meter], None]]:
+def step_of(engine: Engine, n: int, embodiments: tuple[Any, ...] = PAIR) -> Callable[[Meter], None]:
     """A step of training in its three parts, told to a meter."""
-    engine = Engine(model.train(), StepConfig(), 0)
+    model = engine.model.train()
     samples = train_samples(model, make_batch(n=n, embodiments=embodiments), 0, 0.0)
 
     def step(meter: Meter) -> None:
         with meter.during("forward"):
-            sums = model(samples)
-            counts = torch.stack([torch.stack((s.action_count, s.next_count)) for s in sums]).float()
-            loss = total_loss(sums, counts, 0.1)
-        engine.optimizer.zero_grad(set_to_none=True)
+            loss = total_loss(as_tensor(model(samples)), loss_counts(samples), 0.1)
+        model.zero_grad(set_to_none=True)
         with meter.during("backward"):
             loss.backward()
         with meter.during("optimiser"):
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            assert torch.isfinite(norm)
-            engine.optimizer.step()
+            engine.take_gradients()
+            engine.optimizer.step(1e-3)
         meter.name((p.grad for p in model.parameters()), "gradients")
 
-    return engine, step
+    return step
 
 
 def metered(fake: bool, size: str = "1m", n: int = 6, embodiments: tuple[Any, ...] = PAIR) -> Meter:
-    """A step of the generalist under the meter, after one that made the optimiser's state."""
-    with torch.device("meta"):
-        model = Generalist(make_config(size, embodiments))
+    """A step of the generalist under the meter, after one before it."""
+    config, compute, cpu = StepConfig(), Compute(), torch.device("cpu")
+    cut = cut_model(make_config(size, embodiments), config, Layout(), compute, "cpu", counted_splits)
     with Fake() if fake else contextlib.nullcontext():
-        model.to_empty(device="cpu")
+        engine = give_memory(cut, config, 0, compute, cpu)
         if not fake:
-            real = Generalist(make_config(size, embodiments))
-            real.reset_parameters(0)
-            model.load_state_dict(real.state_dict())
-            for mine, theirs in zip(model.modules(), real.modules(), strict=True):
-                for name, b in theirs.named_buffers(recurse=False):
-                    mine.get_buffer(name).copy_(b)
-        engine, step = step_of(model, n, embodiments)
+            start(engine, {})
+        step = step_of(engine, n, embodiments)
         step(Meter())
         meter = Meter()
-        meter.name([*model.parameters(), *model.buffers()], "weights")
-        meter.name((t for state in engine.optimizer.state.values() for t in state.values()), "optimiser")
+        meter.name([*engine.model.parameters(), *engine.model.buffers()], "weights")
+        meter.name((t for table in engine.moments().values() for t in table.values()), "optimiser")
         meter.name(engine.ema.values(), "averages")
         with Watch(meter):
             step(meter)
@@ -122,13 +117,12 @@ def test_a_storage_that_is_resized_behind_the_operators_is_seen() -> None:
 
 
 def test_a_planted_leak_is_seen() -> None:
-    model = Generalist(make_config("1m", PAIR))
-    model.reset_parameters(0)
-    _, step = step_of(model, 4)
+    engine = make_engine(make_config("1m", PAIR), StepConfig(), 0)
+    step = step_of(engine, 4)
     kept: list[Tensor] = []
 
     def after_two(leak: bool) -> int:
-        handle = model.trunk.layers[1].register_forward_hook(lambda *a: kept.append(a[2])) if leak else None
+        handle = engine.model.trunk.layers["1"].register_forward_hook(lambda *a: kept.append(a[2])) if leak else None
         meter = Meter()
         with Watch(meter):
             step(meter)
