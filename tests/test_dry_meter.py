@@ -63,7 +63,7 @@ def metered(fake: bool, size: str = "1m", n: int = 6, embodiments: tuple[Any, ..
     return meter
 
 
-@pytest.mark.parametrize(("n", "embodiments"), [(6, PAIR), (48, (ARM, CAM, ROAD))])
+@pytest.mark.parametrize(("n", "embodiments"), [pytest.param(6, PAIR, marks=pytest.mark.slow), (48, (ARM, CAM, ROAD))])
 def test_a_step_peaks_alike_on_real_and_fake_tensors(n: int, embodiments: tuple[Any, ...]) -> None:
     real, fake = metered(False, n=n, embodiments=embodiments), metered(True, n=n, embodiments=embodiments)
     assert real.peak_bytes == fake.peak_bytes

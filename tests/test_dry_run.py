@@ -119,6 +119,7 @@ def test_more_microbatches_than_the_pipeline_has_stages_do_not_raise_the_peak() 
         assert growth[0] == growth[1] < 0.02 * peaks[0].nbytes
 
 
+@pytest.mark.slow
 def test_imbalance_costs_memory_and_work_where_experts_are_shared_out() -> None:
     even, skewed = (dry_run(question(Layout(dp_shard=4, ep=4), imbalance=i), 0) for i in (1.0, 2.0))
     assert skewed.received == pytest.approx(2 * even.received, rel=0.01)
