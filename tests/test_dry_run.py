@@ -68,16 +68,20 @@ def real_peak(rank_question: Question) -> None:
     dist.destroy_process_group()
     said = dry_run(rank_question, rank)
     dry = (said.peak.nbytes, dict(said.flops), {k: (f.calls, f.payload) for k, f in said.flows.items()})
-    # a first step, which the dry run is, gathers into fresh memory what a later one finds made
-    assert abs(seen[0] - dry[0]) <= 0.01 * seen[0], (rank, seen[0], dry[0])
-    assert seen[1] == dry[1], (rank, seen[1], dry[1])
-    assert seen[2] == dry[2], (rank, seen[2], dry[2])
+    for kind in ("send", "receive"):
+        # at their first step, which the dry run is, torch's stages also agree that shapes are known: four bytes
+        if ("pp", kind) in dry[2]:
+            calls, payload = dry[2]["pp", kind]
+            dry[2]["pp", kind] = calls - 1, payload - 4
+    assert seen == dry, rank
     dist.init_process_group("fake", rank=0, world_size=1, store=dist.HashStore())
 
 
 @pytest.mark.slow
-def test_real_ranks_say_the_same() -> None:
-    on_ranks(2, real_peak, question(Layout(dp_shard=2)))
+@pytest.mark.parametrize("layout", [Layout(dp_shard=2), Layout(pp=2), Layout(tp=2), Layout(pp=2, dp_shard=2)], ids=str)
+def test_real_ranks_use_send_and_compute_what_the_dry_run_says(layout: Layout) -> None:
+    """To the byte: the peak, every collective's calls and payload, every group's operations."""
+    on_ranks(layout.ranks, real_peak, question(layout))
 
 
 def test_a_rank_of_a_pipeline_with_experts_shared_out() -> None:

@@ -217,7 +217,8 @@ def axes_of(mesh: Mesh) -> dict[str, tuple[str, ...]]:
         for axis in factored.mesh_dim_names or () if factored is not None else ():
             assert factored is not None
             name = factored.get_group(axis).group_name
-            axes[name] = (*axes.get(name, ()), axis)
+            # views share their outer axes
+            axes[name] = tuple(dict.fromkeys((*axes.get(name, ()), axis)))
     world = torch.distributed.group.WORLD
     if world is not None:
         axes[world.group_name] = (*axes.get(world.group_name, ()), "world")
