@@ -39,8 +39,7 @@ from hagane.engine.layout import Compute, Layout
 from hagane.engine.step import train_step
 from hagane.model import SIZES
 from hagane.plan.consortium import consortium_config, deal
-from hagane.plan.dry import Question, RankReport, dry_run, fullest_rank, rank_routing
-from hagane.plan.synthetic import synthetic_batch
+from hagane.plan.dry import Question, RankReport, dry_run, fullest_rank, rank_batch, rank_routing
 from hagane.terms import Batch, RunRecord
 
 ROOT = Path(__file__).parents[2]
@@ -162,11 +161,7 @@ def real_rank(question: Question, rank: int, device: torch.device) -> tuple[Engi
         for name, t in engine.local.items():
             t.fill_(1.0) if name.endswith(".gain") else t.normal_(std=0.02)
             engine.ema[name].copy_(t)
-    mesh, parts = engine.mesh, question.compute.parts(question.layout)
-    counts = {row: n * parts for row, n in reading.samples[mesh.data_rank].items() if n}
-    return engine, synthetic_batch(
-        question.config, counts, rank=mesh.data_rank, ranks=question.layout.data_ranks, seed=0
-    )
+    return engine, rank_batch(question, reading, engine.mesh, seed=0)
 
 
 def figures(case: Case, said: RankReport, steps: list[float], ceiling: list[float]) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def refuse_overfull(wish: Wish, question: Question, reports: list[RankReport]) -
     Raises:
         ConfigError: with the nearest layouts that do.
     """
-    from hagane.plan.dry_choice import nearest_that_fit
+    from hagane.plan.dry_choice import instead
 
     full = max(reports, key=lambda r: r.peak.nbytes)
     if full.peak.nbytes > wish.problem.room:
@@ -197,5 +197,5 @@ def refuse_overfull(wish: Wish, question: Question, reports: list[RankReport]) -
             f"rank {full.rank} needs {full.peak.nbytes / 2**30:.1f} GiB of a {wish.gpu.name}; "
             f"{wish.problem.room / 2**30:.1f} GiB of {wish.gpu.memory_gib:g} may be used",
             where=f"layout ({question.layout})",
-            next_step=nearest_that_fit(wish, question.layout),
+            next_step=instead(wish, question.layout),
         )

@@ -102,6 +102,7 @@ def make_engine(
     compute: Compute | None = None,
     device: torch.device | None = None,
     given: Mapping[str, Tensor] | None = None,
+    drawn: bool = True,
     splits: Splits = counted_splits,
 ) -> Engine:
     """An engine on one rank of a layout, its weights started from the seed.
@@ -114,6 +115,7 @@ def make_engine(
         compute: how a step is carried out.
         device: where the weights live; the CPU without.
         given: whole parameters that start from these values instead.
+        drawn: False leaves the weights as memory had them: for a checkpoint that is loaded over all of them.
         splits: how rows of experts find their ranks.
 
     Raises:
@@ -122,7 +124,8 @@ def make_engine(
     layout, compute, device = layout or Layout(), compute or Compute(), device or torch.device("cpu")
     cut = cut_model(shape, config, layout, compute, device.type, splits)
     engine = give_memory(cut, config, seed, compute, device)
-    start(engine, given or {})
+    if drawn:
+        start(engine, given or {})
     return engine
 
 

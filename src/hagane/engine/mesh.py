@@ -49,6 +49,11 @@ class Mesh:
         """Which share of the samples is this rank's; cp, tp and pp ranks have the same."""
         return self.at("dp_replicate") * self.layout.dp_shard + self.at("dp_shard")
 
+    @property
+    def peers(self) -> dist.ProcessGroup | None:
+        """The ranks that hold the same layers; None for a process that is alone."""
+        return None if self.stage is None else self.stage.get_group("stage")
+
     def group(self, axis: str) -> dist.ProcessGroup:
         """The process group along an axis: of the layout, or "ep", "efsdp", "fsdp" or "stage"."""
         meshes = {"ep": self.experts, "efsdp": self.experts, "fsdp": self.dense, "stage": self.stage}

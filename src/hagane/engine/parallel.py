@@ -24,7 +24,7 @@ from hagane.engine.layout import Compute
 from hagane.engine.mesh import Mesh
 from hagane.engine.placed import Placed
 from hagane.engine.stages import Stage, Work, cut_stages
-from hagane.engine.tokens import share_tokens
+from hagane.engine.tokens import TokenShares, share_tokens
 from hagane.model import Generalist
 from hagane.model.moe import MoE
 from hagane.model.naming import is_stacked
@@ -45,7 +45,9 @@ def parallelize(
     held = held_stages(mesh, compute)
     if layout.pp > 1:
         cut_stages(model, held, layout.pp * len(held))
-    shares = share_tokens(model.trunk, mesh) if layout.cp * layout.tp > 1 else None
+    shares = TokenShares(mesh)
+    if layout.cp * layout.tp > 1:
+        share_tokens(model.trunk, shares)
     for layer in model.trunk.blocks:
         if layout.tp > 1:
             cut_heads(layer, layout.tp)

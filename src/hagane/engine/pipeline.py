@@ -53,13 +53,14 @@ class Pipeline:
         """Stages over all ranks."""
         return len(self.stages) * self.mesh.layout.pp
 
-    def load(self, micros: list[list[TrainSample]], pick: slice) -> None:
-        """Lay out the microbatches that run next."""
+    def load(self, micros: list[list[TrainSample]], pick: slice) -> int:
+        """Lay out the microbatches that run next; the rows of this rank's largest."""
         model = self.stages[0].model
         self.work.micros, self.work.pick = micros, pick
         self.work.packed = [model.packed([t.sample for t in m]) for m in micros]
         for stage in self.stages:
             stage.at = 0
+        return max(len(self.stages[0].shares.mine(p.gate_M)) for p in self.work.packed)
 
     def backward(self, micros: list[list[TrainSample]], pick: slice, loss: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """Forward and backward of all microbatches.
@@ -72,9 +73,7 @@ class Pipeline:
         Returns:
             Loss sums of each microbatch on the last stage, nothing elsewhere.
         """
-        self.load(micros, pick)
-        shares = self.stages[0].shares
-        rows = max(len(shares.mine(p.gate_M) if shares else p.gate_M) for p in self.work.packed)
+        rows = self.load(micros, pick)
         if self.schedule is None or rows > self.work.rows or len(micros) != self.micros:
             self.work.rows, self.micros = -(-rows // ROUND) * ROUND, len(micros)
             self.schedule = self.make(loss_of(self))
@@ -106,9 +105,7 @@ class Pipeline:
     @torch.no_grad()
     def forward(self, samples: list[TrainSample], pick: slice) -> Tensor | None:
         """Loss sums [parts, 2] of one batch on the last stage, None elsewhere: stage after stage, no schedule."""
-        self.load([samples], pick)
-        shares, gates = self.stages[0].shares, self.work.packed[0].gate_M
-        kept, self.work.rows = self.work.rows, len(shares.mine(gates) if shares else gates)
+        kept, self.work.rows = self.work.rows, self.load([samples], pick)
         width, group = self.stages[0].model.config.widths.d_model, self.mesh.group("pp")
         x = torch.empty(self.work.rows, width, dtype=self.dtype, device=self.device)
         out = None

@@ -70,7 +70,7 @@ class Work:
 class Stage(nn.Module):
     """One stage of a pipeline: tokens of one microbatch in, tokens (or each part's loss sums) out."""
 
-    def __init__(self, model: Generalist, index: int, stages: int, work: Work, shares: TokenShares | None) -> None:
+    def __init__(self, model: Generalist, index: int, stages: int, work: Work, shares: TokenShares) -> None:
         super().__init__()
         self.index, self.is_first, self.is_last = index, index == 0, index == stages - 1
         held = stage_layers(model.config.widths.layers, stages)[index]
@@ -94,20 +94,16 @@ class Stage(nn.Module):
         micro = self.at
         self.at += 1
         packed = self.work.packed[micro]
-        tokens = len(packed.gate_M)
-        mine = self.shares.mine(packed.gate_M) if self.shares else packed.gate_M
-        position = self.shares.of_cp(packed.position_M) if self.shares else packed.position_M
+        mine, position = self.shares.mine(packed.gate_M), self.shares.of_cp(packed.position_M)
         if self.is_first:
-            x = self.model.embed([t.sample for t in self.work.micros[micro]])
-            x = self.shares.mine(x) if self.shares else x
+            x = self.shares.mine(self.model.embed([t.sample for t in self.work.micros[micro]]))
         else:
             x = x[: len(mine)]
         blocks = [layer for layer in self.layers if isinstance(layer, TrunkLayer)]
         x = self.model.trunk.through(blocks, x, position, packed.place_M, packed.mask, mine)
         if not self.is_last:
             return nn.functional.pad(x, (0, 0, 0, self.work.rows - len(x)))
-        x = self.model.trunk.norm(x)
-        x = self.shares.whole(x, tokens) if self.shares else x
+        x = self.shares.whole(self.model.trunk.norm(x), len(packed.gate_M))
         sums = self.model.losses(self.work.micros[micro], by_part(x, packed.seen), packed.seen, self.work.pick)
         return as_tensor(sums)
 

@@ -52,8 +52,7 @@ def train_step(engine: Engine, batch: Batch, limits: Limits | None = None, *, st
     norm = gradient_norm(engine, grads)
     asked = figures.new_tensor(float(stop))
     sum_over([figures, asked])
-    stage = engine.mesh.group("stage") if engine.mesh.stage else None
-    sum_over([m.load_GE for m in moe_layers(engine.model)], stage)
+    sum_over([m.load_GE for m in moe_layers(engine.model)], engine.mesh.peers)
     means = figures / counts.clamp_min(1)
     rate = learning_rate(engine.config, engine.step)
     result = {"loss": 0.0, "gradient_norm": float(norm), "lr": rate, "stop": float(asked)}
@@ -64,7 +63,7 @@ def train_step(engine: Engine, batch: Batch, limits: Limits | None = None, *, st
     finite = bool(torch.isfinite(figures).all())
     result["taken"] = float(finite and (limits or Limits()).hold(result["loss"], float(norm)))
     if result["taken"]:
-        update(engine, grads, norm, result["lr"])
+        update(engine, grads, norm, rate)
         return result
     forget_loads(engine.model)
     if limits is None:
@@ -87,7 +86,7 @@ def microbatches(engine: Engine, batch: Batch) -> list[list[TrainSample]]:
 def global_counts(engine: Engine, micros: list[list[TrainSample]]) -> Tensor:
     """[parts, 2] numbers in each loss over all ranks: known before the forward, so that every loss is divided once."""
     counts = torch.stack([loss_counts(m) for m in micros]).sum(0)
-    sum_over([counts], engine.mesh.group("stage") if engine.mesh.stage else None)
+    sum_over([counts], engine.mesh.peers)
     # ranks of cp and tp counted the same samples
     return counts / (engine.mesh.layout.cp * engine.mesh.layout.tp)
 

@@ -135,18 +135,16 @@ class TokenShares:
         return to_tokens(out, self.cp_sizes(len(args[3])), self.mesh.group("cp"))
 
 
-def share_tokens(trunk: Trunk, mesh: Mesh) -> TokenShares:
-    """Put token parallelism around a trunk."""
-    around = TokenShares(mesh)
-    # a pipeline's stage does not call the trunk: it deals and collects by itself
+def share_tokens(trunk: Trunk, around: TokenShares) -> None:
+    """Put token parallelism around a trunk (a pipeline's stage, which does not call it, deals and collects itself)."""
+    layout = around.mesh.layout
     trunk.register_forward_pre_hook(around.deal)
     trunk.register_forward_hook(around.collect)
     for layer in trunk.blocks:
         attention = layer.attention
-        if mesh.layout.tp > 1:
+        if layout.tp > 1:
             attention.register_forward_pre_hook(around.before_attention)
             attention.register_forward_hook(around.after_attention)
-        if mesh.layout.cp > 1:
+        if layout.cp > 1:
             attention.core.register_forward_pre_hook(around.before_core)
             attention.core.register_forward_hook(around.after_core)
-    return around

@@ -24,6 +24,7 @@ from hagane.engine.config import StepConfig
 from hagane.engine.engine import Engine, cut_model, give_memory
 from hagane.engine.layout import Compute, Layout, check_layout
 from hagane.engine.mesh import Mesh
+from hagane.engine.parallel import held_stages
 from hagane.engine.stages import stage_layers
 from hagane.engine.step import train_step
 from hagane.model import ModelConfig
@@ -172,12 +173,12 @@ def fullest_rank(question: Question, pp: int) -> int:
     return pp * layout.dp_replicate * layout.fsdp + int(score.argmax())
 
 
-def rank_batch(question: Question, reading: Reading, mesh: Mesh) -> Batch:
-    """What the rank reads in a step: so many microbatches of the same samples."""
+def rank_batch(question: Question, reading: Reading, mesh: Mesh, seed: int | None = None) -> Batch:
+    """What the rank reads in a step: so many microbatches of the same samples; all values 0 without a seed."""
     parts = question.compute.parts(question.layout)
     # a part without samples holds and computes nothing
     counts = {row: n * parts for row, n in reading.samples[mesh.data_rank].items() if n}
-    return synthetic_batch(question.config, counts, rank=mesh.data_rank, ranks=question.layout.data_ranks)
+    return synthetic_batch(question.config, counts, rank=mesh.data_rank, ranks=question.layout.data_ranks, seed=seed)
 
 
 def name_static(meter: Meter, engine: Engine) -> None:
@@ -229,7 +230,7 @@ def rank_work(question: Question, reading: Reading, routing: Routing, mesh: Mesh
     """The closed form of what the rank computes in a step."""
     layout, compute = question.layout, question.compute
     stages = compute.stages(layout)
-    held = [s for s in range(stages) if s % layout.pp == mesh.at("pp")]
+    held = held_stages(mesh, compute)
     layers = stage_layers(question.config.widths.layers, stages)
     share = Share(
         layers=sum(len(layers[s]) for s in held),

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from hagane.engine.layout import Compute, Layout, distance
+from hagane.engine.layout import Compute, Layout
 from hagane.model import ModelConfig
 from hagane.plan.consortium import deal
 from hagane.plan.dry import Question
 from hagane.plan.rates import Assumptions, Gpu
 from hagane.plan.roofline import estimate_step
 from hagane.plan.routing import plan_routing
-from hagane.plan.search import Choice, Problem, search
+from hagane.plan.search import Choice, Problem, nearest_that_fit, search
 from hagane.plan.shape import shape_of
 from hagane.terms import ConfigError
 
 LOOKED_AT = 16
 """Layouts that are estimated again with the owners' gates."""
-NEAREST = 3
-"""Layouts that a refusal names."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +82,7 @@ def candidates(wish: Wish) -> list[Choice]:
 def questions(wish: Wish) -> Iterator[Question]:
     """Dry runs worth trying, best first."""
     for choice in candidates(wish):
-        compute = Compute(
-            schedule="interleaved" if choice.setup.virtual > 1 else "1f1b",
-            recompute=True,
-        )
+        compute = Compute(schedule="interleaved" if choice.setup.virtual > 1 else "1f1b", recompute=True)
         yield Question(wish.config, choice.setup.layout, compute, tokens=wish.tokens, imbalance=wish.imbalance)
 
 
@@ -100,11 +95,9 @@ def least_microbatches(layout: Layout, stage: int) -> int:
     return layout.pp if stage or layout.pp == 1 else 2 * layout.pp
 
 
-def nearest_that_fit(wish: Wish, layout: Layout) -> str:
+def instead(wish: Wish, layout: Layout) -> str:
     """The nearest layouts that fit in closed form, in words; what to do instead when there is none."""
     try:
-        found = {c.setup.layout for c in search(wish.problem)} - {layout}
+        return f"nearest that fit by the closed form: {nearest_that_fit(wish.problem, layout)}"
     except ConfigError as e:
         return e.next_step
-    near = sorted(found, key=lambda other: (distance(layout, other), str(other)))[:NEAREST]
-    return "nearest that fit by the closed form: " + " or ".join(f"({n})" for n in near)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
-from hagane.engine.layout import Layout, distance, divisors, misfit
+from hagane.engine.layout import NEAREST, Layout, distance, divisors, misfit
 from hagane.model import Size
 from hagane.plan.memory import Memory, worst_memory
 from hagane.plan.rates import Assumptions, Gpu, Precision
@@ -95,11 +95,19 @@ def choose(problem: Problem, layout: Layout) -> list[Choice]:
     if not odd:
         least = min((_memory(problem, s) for s in _setups(problem, layout)), key=lambda m: m.total)
         odd = f"it needs {least.total / 2**30:.0f} GiB a GPU; {problem.room / 2**30:.0f} GiB may be used"
-    fitting = {str(c.setup.layout): c.setup.layout for c in search(problem)}
-    near = sorted(fitting.values(), key=lambda other: (distance(layout, other), str(other)))[:3]
-    raise ConfigError(
-        odd, where=f"layout ({layout})", next_step="nearest that fit: " + " or ".join(f"({n})" for n in near)
-    )
+    near = nearest_that_fit(problem, layout)
+    raise ConfigError(odd, where=f"layout ({layout})", next_step=f"nearest that fit: {near}")
+
+
+def nearest_that_fit(problem: Problem, layout: Layout) -> str:
+    """Other layouts that fit the memory, nearest first, in words.
+
+    Raises:
+        ConfigError: none does; the message names a number of GPUs that is enough.
+    """
+    fitting = {c.setup.layout for c in search(problem)} - {layout}
+    near = sorted(fitting, key=lambda other: (distance(layout, other), str(other)))[:NEAREST]
+    return " or ".join(f"({n})" for n in near)
 
 
 def parse_layout(text: str, gpus: int) -> Layout:

@@ -63,6 +63,7 @@ def build_engine(config: TrainConfig, data: CatalogData, shape: ModelConfig | No
         compute=config.compute,
         device=device_for(config.device),
         given={VISION: vision_weight(path, shape)} if path else {},
+        drawn=fresh,
     )
     if fresh:
         # a run that goes on keeps its scales, whatever data came or went

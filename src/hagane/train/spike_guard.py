@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import torch
 
 from hagane.engine import Limits, rank
+from hagane.engine.checkpoint_files import place
 from hagane.engine.ranks import sum_over
-from hagane.model.weights import MANIFEST
+from hagane.model.weights import MANIFEST, complete, parse_manifest, step_of
 from hagane.terms import TrainingError
 from hagane.train.changes import changes_of
 from hagane.train.run import read_lines
@@ -118,7 +118,7 @@ class SpikeGuard:
 def forget_after(checkpoints: Path, step: int) -> None:
     """Remove checkpoints newer than a step; each is no whole checkpoint any more before the first byte of it goes."""
     for folder in sorted(checkpoints.glob("step-*"), reverse=True):
-        if int(folder.name.removeprefix("step-")) > step:
+        if step_of(folder) > step:
             (folder / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(folder)
 
@@ -136,7 +136,7 @@ def last_change(folder: Path) -> int:
 
 def checkpoint_at(folder: Path, step: int) -> Path:
     """Where a run's checkpoint of a step lies."""
-    return folder / "checkpoints" / f"step-{step:06d}"
+    return place(folder / "checkpoints", step)[0]
 
 
 def whole_checkpoints(folder: Path, device: torch.device) -> dict[int, str]:
@@ -146,11 +146,10 @@ def whole_checkpoints(folder: Path, device: torch.device) -> dict[int, str]:
         folder: of the run.
         device: that ranks talk on.
     """
-    found: dict[int, str] = {}
-    for path in (folder / "checkpoints").glob(f"step-*/{MANIFEST}") if rank() == 0 else ():
-        found[int(path.parent.name.removeprefix("step-"))] = str(json.loads(path.read_text("utf-8"))["id"])
+    whole = complete(folder / "checkpoints") if rank() == 0 else []
+    found = {step_of(path): parse_manifest(path).id for path in whole}
     steps = torch.zeros(MOST, dtype=torch.int64, device=device)
-    for place, step in enumerate(sorted(found)[-MOST:]):
-        steps[place] = step + 1
+    for i, step in enumerate(sorted(found)[-MOST:]):
+        steps[i] = step + 1
     sum_over([steps])
     return {step - 1: found.get(step - 1, "") for step in steps.tolist() if step}
