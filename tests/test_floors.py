@@ -14,7 +14,7 @@ FLOORS: dict[int, set[str]] = {
     4: {"cli", "demo", "console"},
     3: {"train", "evaluate", "serve", "plan", "union"},
     2: {"catalog", "engine", "policy"},
-    1: {"model", "worlds", "intake", "guard", "seal", "wire"},
+    1: {"model", "worlds", "intake", "guard", "seal", "jail", "wire"},
     0: {"terms"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
