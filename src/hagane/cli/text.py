@@ -1,0 +1,82 @@
+"""What code in a jail prints: shown where the contract grants to view, kept for its owner everywhere else.
+
+Terminal escapes never come out: they could move what a person reads, or type on the terminal's own behalf.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+KEPT_BYTES = 4 << 20
+"""Of each stream, the first bytes that are kept; the rest is counted only."""
+_PLAIN = bytes(b for b in range(256) if b in b"\t\n" or b >= 0x20 and b != 0x7F)
+_CONTROL = bytes(set(range(256)) - set(_PLAIN))
+
+
+def cleaned(data: bytes) -> bytes:
+    """Bytes without control characters but tab and line end; C1 controls in UTF-8 (U+0080 to U+009F) are dropped too.
+
+    Cut at any byte: a whole C1 control is two bytes, and half of one is no control to a terminal.
+    """
+    out = data.translate(None, _CONTROL)
+    for second in range(0x80, 0xA0):
+        out = out.replace(bytes((0xC2, second)), b"")
+    return out
+
+
+class Text:
+    """The two pipes of a jail's standard streams; a context manager.
+
+    Args:
+        shown: pass it on to this process's own streams.
+    """
+
+    def __init__(self, shown: bool) -> None:
+        self.shown = shown
+        self.kept = (bytearray(), bytearray())
+        """What was written to stdout and stderr, up to `KEPT_BYTES` each."""
+        self.bytes = [0, 0]
+        """How many bytes were written to each."""
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Text:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.drain()
+
+    @contextmanager
+    def pipes(self) -> Iterator[tuple[int, int]]:
+        """Descriptors for the jail's stdout and stderr; ours are closed once it holds its own."""
+        inner: list[int] = []
+        for number, stream in enumerate((sys.stdout.buffer, sys.stderr.buffer)):
+            reader, writer = os.pipe()
+            inner.append(writer)
+            thread = threading.Thread(target=self._read, args=(number, reader, stream), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        try:
+            yield inner[0], inner[1]
+        finally:
+            for fd in inner:
+                os.close(fd)
+
+    def drain(self) -> None:
+        """Wait until everything that was written is read: the jail's processes are gone then."""
+        while self._threads:
+            self._threads.pop().join()
+
+    def _read(self, number: int, reader: int, stream: BinaryIO) -> None:
+        with open(reader, "rb", buffering=0) as f:
+            while data := f.read(1 << 16):
+                self.bytes[number] += len(data)
+                room = KEPT_BYTES - len(self.kept[number])
+                self.kept[number].extend(data[: max(room, 0)])
+                if self.shown:
+                    stream.write(cleaned(data))
+                    stream.flush()
