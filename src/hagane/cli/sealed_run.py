@@ -1,0 +1,147 @@
+"""A run's folder as it lies on disk under the keeper: every checkpoint sealed once it is whole, the rest beside them.
+
+    runs/first/lineage.json              plaintext: data sets, contracts, owners
+    runs/first/metrics.jsonl             plaintext: the whitelisted numbers that the keeper heard
+    runs/first/sealed/step-000100/       a checkpoint
+    runs/first/sealed/rest/              configuration, metrics, records, score cards, text that was printed
+
+In the jail the same folder has its usual form.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hagane.seal import Keyring, is_name, seal_folder, unseal_folder
+from hagane.terms import CorruptError, digest_bytes, digest_value
+from hagane.terms.files import write_whole
+
+REST = "rest"
+CHECKPOINTS = "checkpoints"
+MARKER = "manifest.json"
+"""A checkpoint is whole once it has this file: it is written last."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set that a run read."""
+
+    dataset: str
+    """Its name."""
+    digest: str
+    """Of its content."""
+    contract: str
+    """Digest of the contract that granted it."""
+    owner: str
+    """Its owner."""
+
+
+@dataclass(frozen=True)
+class SealedRun:
+    """A run's folder on disk."""
+
+    folder: Path
+    """runs/<id>."""
+    owner: str
+    """Whose wrapping key its files have: the site's operator."""
+    sources: tuple[Source, ...]
+    """What it read."""
+
+    @property
+    def name(self) -> str:
+        """Name of its wrapping key."""
+        place = self.folder.name.lower()
+        return f"run-{place}"[:64] if is_name(f"run-{place}"[:64]) else f"run-{digest_bytes(place.encode())[:16]}"
+
+    @property
+    def contract(self) -> str:
+        """Digest over all contracts that its sources lie under: what its files are bound to."""
+        return digest_value(sorted({s.contract for s in self.sources}))
+
+    @property
+    def sealed(self) -> Path:
+        """Folder of its sealed folders."""
+        return self.folder / "sealed"
+
+    def unseal(self, place: Path, keyring: Keyring) -> None:
+        """Lay its plaintext into a folder in the memory of a jail.
+
+        Raises:
+            Refused: its key was erased; CorruptError: a file is not the one that was sealed.
+        """
+        for sealed in sorted(self.sealed.glob("*/")):
+            target = place / "unsealing"
+            unseal_folder(sealed, target, keyring)
+            if sealed.name == REST:
+                for path in sorted(target.iterdir()):
+                    path.rename(place / path.name)
+                target.rmdir()
+            else:
+                (place / CHECKPOINTS).mkdir(exist_ok=True)
+                target.rename(place / CHECKPOINTS / sealed.name)
+
+    def take_checkpoints(self, place: Path, keyring: Keyring) -> tuple[str, ...]:
+        """Seal checkpoints that became whole, and drop those that the run dropped; returns the new ones' names."""
+        there = {p.parent.name: p.parent for p in sorted((place / CHECKPOINTS).glob(f"step-*/{MARKER}"))}
+        new = [name for name in there if not (self.sealed / name).exists() and is_name(name)]
+        for name in new:
+            seal_folder(there[name], self.sealed / name, keyring, self.name, self.owner, self.contract)
+        # newest first on disk, then the old go: a kill between leaves one too many
+        for sealed in self.sealed.glob("step-*/"):
+            if sealed.name not in there:
+                shutil.rmtree(sealed)
+        return tuple(new)
+
+    def take_rest(self, place: Path, keyring: Keyring, texts: Mapping[str, bytes]) -> None:
+        """Seal all but the checkpoints, in place of what was sealed of it before.
+
+        Args:
+            place: the run's folder in the jail's memory.
+            keyring: wraps the files' keys.
+            texts: what the jail printed, by name.
+        """
+        rest = place.with_name(f".{place.name}.rest")
+        rest.mkdir()
+        for path in sorted(place.iterdir()):
+            if path.name != CHECKPOINTS:
+                path.rename(rest / path.name)
+        for name, text in texts.items():
+            with (rest / name).open("ab") as f:
+                f.write(text)
+        new, old, target = self.sealed / ".rest.new", self.sealed / ".rest.old", self.sealed / REST
+        shutil.rmtree(new, ignore_errors=True)
+        seal_folder(rest, new, keyring, self.name, self.owner, self.contract)
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def write_lineage(self) -> None:
+        """Write what it read, for whoever looks without keys."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        table = {"run": self.folder.name, "owner": self.owner, "sources": [asdict(s) for s in self.sources]}
+        write_whole(self.folder / "lineage.json", [json.dumps(table, indent=1, sort_keys=True).encode() + b"\n"])
+
+
+def is_sealed_run(folder: Path) -> bool:
+    """True for a run that a keeper made."""
+    return (folder / "lineage.json").exists()
+
+
+def read_sealed_run(folder: Path) -> SealedRun:
+    """A run's folder as it lies on disk.
+
+    Raises:
+        CorruptError: its lineage cannot be read.
+    """
+    path = folder / "lineage.json"
+    try:
+        table = json.loads(path.read_bytes())
+        sources = tuple(Source(**{k: str(s[k]) for k in Source.__dataclass_fields__}) for s in table["sources"])
+        return SealedRun(folder, str(table["owner"]), sources)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CorruptError("the run's lineage cannot be read", where=str(path)) from None
