@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from hagane.catalog.columns import PICTURE_MODES, Columns, PictureMode, is_current, open_columns
 from hagane.catalog.columns_write import prepare_rows, write_columns
-from hagane.catalog.flat import damaged_cache
 from hagane.catalog.lock import locked
+from hagane.catalog.shelf import Shelf, damaged_cache
 from hagane.catalog.store import StoredSet
 from hagane.intake.lerobot_grid import align, instruction
 
@@ -23,6 +24,8 @@ class Caches:
     """The folder."""
     locks: Path
     """Where the lock of each cache lies: whoever builds one waits for nobody who brings data in."""
+    shelf: Callable[[Path, str], Shelf]
+    """Opens a folder of a data set, plain or sealed."""
 
     def columns(self, stored: StoredSet, pictures: PictureMode) -> Columns:
         """Training columns of a data set, built from the canonical set where there are none.
@@ -33,15 +36,15 @@ class Caches:
         """
         machine, name, digest = stored.embodiment(), stored.folder.name, str(stored.record["digest"])
         folder = self._folder(stored, pictures)
-        if not is_current(folder):
+        if not is_current(self.shelf(folder, name)):
             made = (
                 prepare_rows(e.id, instruction(e, machine), align(e, machine), machine, pictures)
                 for e in stored.episodes()
             )
             with self._locked(folder):
-                if not is_current(folder):  # another process may have built it meanwhile
+                if not is_current(self.shelf(folder, name)):  # another process may have built it meanwhile
                     write_columns(folder, name, digest, machine, made, pictures)
-        columns = open_columns(folder, machine)
+        columns = open_columns(self.shelf(folder, name), machine)
         if (columns.name, columns.digest) != (name, digest):
             # a folder that somebody renamed: it would be read under another set's contract
             raise damaged_cache(folder / "index.json")
@@ -62,9 +65,9 @@ class Caches:
             CorruptError: names file and episode.
         """
         for mode in PICTURE_MODES:
-            folder = self._folder(stored, mode)
-            if is_current(folder):
-                open_columns(folder, stored.embodiment()).verify()
+            shelf = self.shelf(self._folder(stored, mode), stored.folder.name)
+            if is_current(shelf):
+                open_columns(shelf, stored.embodiment()).verify()
 
     def _locked(self, folder: Path) -> AbstractContextManager[None]:
         return locked(self.locks / f"{folder.name}.cache")

@@ -14,8 +14,10 @@ from hagane.catalog.columns import Columns, PictureMode
 from hagane.catalog.convert import Entry
 from hagane.catalog.fill import fill_from_logs, fill_journal, log_jobs
 from hagane.catalog.gate import Gate
+from hagane.catalog.held import find_sets
 from hagane.catalog.lock import locked
 from hagane.catalog.record import DatasetRecord
+from hagane.catalog.shelf import PlainShelf, Shelf
 from hagane.catalog.sketch import channel_stats, merge_all, unpack_sketches
 from hagane.catalog.store import OURS, Progress, StoredSet, Target, put_contract, refuse_other, write_stored
 from hagane.catalog.workers import Mapper, Workers, working
@@ -25,7 +27,6 @@ from hagane.seal import Ledger, SignedContract, Site, TrustStore, check_name, lo
 from hagane.terms import (
     ChannelStats,
     ConfigError,
-    ContractError,
     Decision,
     Embodiment,
     Episode,
@@ -45,12 +46,13 @@ class Catalog:
     ) -> None:
         self.root, self.site, self.trust, self.ledger = root, site, trust, ledger
         self._gate = Gate(site, ledger, today)
-        self._sets: dict[str, StoredSet] = {}
-        self._contracts: dict[str, SignedContract] = {}
-        self.problems: dict[str, HaganeError] = {}
-        """Why a data set or its contract cannot be used, by data set name."""
-        self._caches = Caches(root / "cache", root / ".locks")
+        self._caches = Caches(root / "cache", root / ".locks", self.shelf)
         self._refresh()
+
+    @property
+    def problems(self) -> dict[str, HaganeError]:
+        """Why a data set or its contract cannot be used, by data set name."""
+        return self._held.problems
 
     @classmethod
     def open(
@@ -155,7 +157,7 @@ class Catalog:
         work = self.root / "staging" / name
         with self._locked(name):
             self._refresh()
-            stored = self._stored(name) if name in self._sets or name in self.problems else None
+            stored = self._stored(name) if name in self._held.sets or name in self.problems else None
             try:
                 # the workers are gone before anything is removed: a late one would make its folder again
                 with working(workers) as mapper:
@@ -174,7 +176,7 @@ class Catalog:
                 raise disk_error(e, work) from None
             shutil.rmtree(work, ignore_errors=True)
             if stored is not None:
-                refuse_other(stored, embodiment, [e.content for e in entries], self._contracts.get(name), signed)
+                refuse_other(stored, embodiment, [e.content for e in entries], self._held.contracts.get(name), signed)
         return self.record(name)
 
     def renew(self, name: str, signed: SignedContract) -> DatasetRecord:
@@ -194,11 +196,11 @@ class Catalog:
 
     def ls(self) -> tuple[DatasetRecord, ...]:
         """Records of all data sets, by name. Needs no permission: nothing of the data is shown."""
-        return tuple(self._record(stored) for _, stored in sorted(self._sets.items()))
+        return tuple(self._held.record(name) for name in sorted(self._held.sets))
 
     def unfinished(self) -> tuple[str, ...]:
         """Names of data sets whose `add` was interrupted; adding them again goes on."""
-        return tuple(sorted(p.name for p in (self.root / "staging").glob("*/") if p.name not in self._sets))
+        return tuple(sorted(p.name for p in (self.root / "staging").glob("*/") if p.name not in self._held.sets))
 
     def contract(self, name: str) -> SignedContract:
         """The owner's contract of a data set, verified when the catalog was opened.
@@ -207,9 +209,9 @@ class Catalog:
             StoreError: no such data set; ContractError: its contract does not verify.
         """
         self._stored(name)
-        if name not in self._contracts:
+        if name not in self._held.contracts:
             raise self.problems[name]
-        return self._contracts[name]
+        return self._held.contracts[name]
 
     def record(self, name: str) -> DatasetRecord:
         """The record of one data set.
@@ -217,7 +219,8 @@ class Catalog:
         Raises:
             StoreError: there is none; CorruptError: it is damaged.
         """
-        return self._record(self._stored(name))
+        self._stored(name)
+        return self._held.record(name)
 
     def embodiment(self, name: str) -> Embodiment:
         """The machine of a data set.
@@ -234,7 +237,7 @@ class Catalog:
             StoreError: as `record`.
         """
         owner = str(self._stored(name).record["owner"])
-        return self._gate.decide(self._contracts.get(name), name, owner, purpose)
+        return self._gate.decide(self._held.contracts.get(name), name, owner, purpose)
 
     def ask(self, name: str, purpose: str) -> None:
         """Go on only if the contract permits to read a data set for a purpose; the ledger notes it. Whatever gives
@@ -247,13 +250,17 @@ class Catalog:
         stored = self._stored(name)
         if name in self.problems:
             raise self.problems[name]
-        signed = self._contracts[name]
+        signed = self._held.contracts[name]
         self._gate.require(signed, name, str(stored.record["owner"]), purpose)
         self._gate.note("read", name, signed, {"purpose": purpose, "digest": stored.record["digest"]})
 
+    def shelf(self, folder: Path, name: str) -> Shelf:
+        """A folder of a data set, to be read from."""
+        return PlainShelf(folder)
+
     def note(self, kind: str, name: str, body: Mapping[str, Any]) -> None:
         """Write down in the ledger what was done with a data set, under which contract."""
-        self._gate.note(kind, name, self._contracts.get(name), body)
+        self._gate.note(kind, name, self._held.contracts.get(name), body)
 
     def episodes(self, name: str, purpose: str, only: Container[int] | None = None) -> Iterator[Episode]:
         """The episodes as they were added: native rates, findings included; all, or those of some numbers from 0.
@@ -307,11 +314,11 @@ class Catalog:
         return count
 
     def _stored(self, name: str) -> StoredSet:
-        if name in self._sets:
-            return self._sets[name]
+        if name in self._held.sets:
+            return self._held.sets[name]
         if name in self.problems:
             raise self.problems[name]
-        known = ", ".join(sorted(self._sets)) or "none"
+        known = ", ".join(sorted(self._held.sets)) or "none"
         raise StoreError(f"no data set {name!r}", where=str(self.root), next_step=f"there are: {known}")
 
     def _publish(self, work: Path, name: str) -> None:
@@ -324,22 +331,8 @@ class Catalog:
         self._caches.put(self._stored(name), work / "columns")
 
     def _refresh(self) -> None:
-        """Read the folders and verify contracts. The folders are all there is: nothing beside them can be wrong."""
-        self._sets, self._contracts, self.problems = {}, {}, {}
-        for folder in sorted((self.root / "sets").glob("*/")):
-            name = folder.name
-            try:
-                self._sets[name] = StoredSet(folder)
-                self._contracts[name] = load_contract(folder / OURS / "contract.toml", self.trust)
-            except (StoreError, ContractError, ConfigError) as e:
-                self.problems[name] = e
-
-    def _record(self, stored: StoredSet) -> DatasetRecord:
-        r, name = stored.record, stored.folder.name
-        contract = self._contracts[name].digest if name in self._contracts else ""
-        path = stored.folder / OURS / "contract.toml"
-        kept = (r["embodiment"], r["owner"], r["episodes"], r["steps"], r["seconds"], r["digest"])
-        return DatasetRecord(name, *kept, contract, path, r["findings"], r.get("site", ""))
+        """Read the folders and verify contracts."""
+        self._held = find_sets(self.root / "sets", self.shelf, self.trust)
 
     def _locked(self, name: str) -> AbstractContextManager[None]:
         """One writer of a data set at a time; others are read and brought in meanwhile."""

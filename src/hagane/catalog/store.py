@@ -20,6 +20,7 @@ import json
 import shutil
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from hagane.catalog.convert import Entry, PrepareJob, prepare
 from hagane.catalog.episode_io import SCHEMA, read_episode
 from hagane.catalog.manifest import NAME as MANIFEST
 from hagane.catalog.manifest import changed, read_manifest, write_manifest
+from hagane.catalog.shelf import Shelf
 from hagane.catalog.sketch import merge_all, pack_sketches
 from hagane.catalog.workers import Mapper
 from hagane.intake.lerobot_files import sync_and_close
@@ -46,7 +48,6 @@ from hagane.terms import (
     Episode,
     StoreError,
     digest_bytes,
-    digest_file,
     digest_value,
     dump_toml,
     parse_toml,
@@ -55,6 +56,9 @@ from hagane.terms import (
 OURS = "hagane"
 UNLISTED = ("contract.toml", "contract.toml.sig", MANIFEST)
 """Files of `hagane/` that the manifest does not list: signed on their own, or the manifest itself."""
+
+RECORD = f"{OURS}/record.json"
+"""What `ls` shows, in a data set."""
 
 Progress = Callable[[str, int], None]
 """Called with what is being done and how many episodes of it are done."""
@@ -151,30 +155,50 @@ def _record(target: Target, digest: str, facts: Sequence[Mapping[str, Any]]) -> 
 
 
 class StoredSet:
-    """A data set folder. Every byte is checked against the manifest when it is read.
+    """A data set. Every byte is checked against the manifest when it is read.
+
+    Args:
+        shelf: its folder.
 
     Raises:
-        CorruptError: the manifest is missing or was changed.
+        CorruptError: the manifest is missing or was changed; of a sealed set: its record.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._files = read_manifest(folder / OURS / MANIFEST)
-        self.record: dict[str, Any] = json.loads(self.bytes(f"{OURS}/record.json"))
+    def __init__(self, shelf: Shelf) -> None:
+        self.shelf = shelf
+        # a sealed set's manifest needs a key, its record none
+        self.record: dict[str, Any] = json.loads(shelf.read(RECORD) if shelf.sealed else self.bytes(RECORD))
+
+    @property
+    def folder(self) -> Path:
+        """Of the set."""
+        return self.shelf.folder
+
+    @cached_property
+    def _files(self) -> dict[str, Any]:
+        files = read_manifest(self.shelf, f"{OURS}/{MANIFEST}")
+        if digest_bytes(self.shelf.read(RECORD)) != files[RECORD]["sha256"]:
+            raise changed(self.shelf, RECORD)
+        return files
 
     def bytes(self, path: str) -> bytes:
         """Contents of a file of the set.
 
         Raises:
             CorruptError: it is missing or differs from its digest.
+            StoreError: it is sealed, and nobody here has its key.
         """
         try:
-            data = (self.folder / path).read_bytes()
-        except OSError:
-            data = b""
+            data = self.shelf.read(path)
+        except (OSError, CorruptError):
+            raise self._changed(path) from None
         if path not in self._files or digest_bytes(data) != self._files[path]["sha256"]:
             raise self._changed(path)
         return data
+
+    def files(self) -> dict[str, Any]:
+        """What the manifest says of every file, by path."""
+        return self._files
 
     def embodiment(self) -> Embodiment:
         """The machine of this set."""
@@ -208,20 +232,25 @@ class StoredSet:
             CorruptError: a file is missing, differs from its digest, or is not listed; names it.
         """
         for path, told in self._files.items():
-            file = self.folder / path
-            if not file.is_file() or digest_file(file) != told["sha256"]:
+            if not self._whole(path, told):
                 raise self._changed(path)
-        found = {str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p.is_file()}
-        stray = sorted(found - set(self._files) - {f"{OURS}/{n}" for n in UNLISTED})
+        unlisted = {f"{OURS}/{n}" for n in UNLISTED}
+        stray = sorted(set(self.shelf.names()) - set(self._files) - unlisted)
         if stray:
             raise CorruptError("a file that the manifest does not list", where=str(self.folder / stray[0]))
         return len(self._files)
+
+    def _whole(self, path: str, told: Mapping[str, Any]) -> bool:
+        try:
+            return self.shelf.has(path) and self.shelf.sha256(path) == told["sha256"]
+        except CorruptError:
+            return False
 
     def _changed(self, path: str) -> CorruptError:
         told = self._files.get(path)
         # only files of episodes ask for their names, so this ends
         ids = [str(f["id"]) for f in self.facts()] if told and "groups" in told else []
-        return changed(self.folder / path, told, ids)
+        return changed(self.shelf, path, told, ids)
 
 
 def refuse_other(
