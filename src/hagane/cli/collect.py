@@ -32,11 +32,9 @@ class Collector:
 
     def __init__(self, house: House, size_bytes: int) -> None:
         self.house, self.size_bytes = house, size_bytes
-        known = {run.folder: run for run in house.runs}
-        operator, sources = house.catalog.site.operator, house.sources() if house.opens.makes else ()
-        self.runs = {
-            path: SealedRun(path, operator, _joined(known.get(path), sources)) for path in house.opens.makes
-        }
+        sources = house.sources() if house.opens.makes else ()
+        about = (house.catalog.site.operator, sources, house.opens.purpose)
+        self.runs = {path: SealedRun(path, *about) for path in house.opens.makes}
         """Runs that the verb makes or adds to, by folder."""
         self._saved = threading.Event()
         self._ended = False
@@ -180,6 +178,3 @@ def folder_in(root: Path, path: Path) -> Path | None:
 def _at(root: Path, path: Path) -> Path:
     return root / path.absolute().relative_to("/")
 
-
-def _joined(run: SealedRun | None, sources: tuple[object, ...]) -> tuple[object, ...]:
-    return sources

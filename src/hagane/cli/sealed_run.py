@@ -50,6 +50,8 @@ class SealedRun:
     """Whose wrapping key its files have: the site's operator."""
     sources: tuple[Source, ...]
     """What it read."""
+    purpose: str
+    """What for."""
 
     @property
     def name(self) -> str:
@@ -123,7 +125,7 @@ class SealedRun:
     def write_lineage(self) -> None:
         """Write what it read, for whoever looks without keys."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        table = {"run": self.folder.name, "owner": self.owner, "sources": [asdict(s) for s in self.sources]}
+        table = {"run": self.folder.name, "owner": self.owner, "purpose": self.purpose, "sources": [asdict(s) for s in self.sources]}
         write_whole(self.folder / "lineage.json", [json.dumps(table, indent=1, sort_keys=True).encode() + b"\n"])
 
 
@@ -142,6 +144,6 @@ def read_sealed_run(folder: Path) -> SealedRun:
     try:
         table = json.loads(path.read_bytes())
         sources = tuple(Source(**{k: str(s[k]) for k in Source.__dataclass_fields__}) for s in table["sources"])
-        return SealedRun(folder, str(table["owner"]), sources)
+        return SealedRun(folder, str(table["owner"]), sources, str(table["purpose"]))
     except (OSError, ValueError, KeyError, TypeError):
         raise CorruptError("the run's lineage cannot be read", where=str(path)) from None

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from hagane.cli.inside import tell
+from hagane.cli.keeper import kept
+from hagane.cli.opens import Opens
+from hagane.cli.sealed_run import is_sealed_run, read_sealed_run
 from hagane.cli.site import open_catalog
-from hagane.terms import ConfigError, RunRecord, TrainingError, load_toml
+from hagane.terms import ConfigError, HaganeError, RunRecord, TrainingError, load_toml
 
 if TYPE_CHECKING:
     from hagane.catalog import Catalog
+    from hagane.console import TrainPanel
     from hagane.engine import Seat
     from hagane.train import CatalogData, TrainConfig
     from hagane.train.changes import Change
@@ -79,6 +87,8 @@ def main(argv: list[str]) -> int:
         HaganeError: refused data, a configuration that cannot run, a disk that is full, ranks that differ or died.
     """
     o = tyro.cli(Train, args=argv, prog="hagane train")
+    if (code := kept(["train", *argv], partial(opens_of, o, argv))) is not None:
+        return code
     # without a name server gloo warns at every start; it needs none
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from hagane.engine import run_ranks, seat_from_env
@@ -94,6 +104,43 @@ def main(argv: list[str]) -> int:
         say(f"stopped where it was: go on with `hagane train --resume --run {o.run}`")
         raise
     return 0
+
+
+def opens_of(o: Train, argv: list[str]) -> Opens:
+    """What this run opens and makes. A recipe is a program, so a process of its own asks it."""
+    reads = tuple(p for p in (o.config, o.init_vision, Path(o.recipe.partition(":")[0])) if p and p.exists())
+    begun = next((p for p in (o.again, o.run if o.resume else None) if p is not None and is_sealed_run(p)), None)
+    if begun is not None and o.config is None:
+        run = read_sealed_run(begun)
+        names = tuple(s.dataset for s in run.sources)
+        return Opens(o.home, run.purpose, names, runs=(begun,), reads=reads, makes=(o.run,))
+    words = "import sys; from hagane.cli.train import print_wants; print_wants(sys.argv[1:])"
+    asked = subprocess.run([sys.executable, "-c", words, *argv], capture_output=True, text=True)
+    if asked.returncode:
+        raise ConfigError(asked.stderr.strip().removeprefix("hagane train: ") or "the recipe cannot be read")
+    wants = json.loads(asked.stdout.splitlines()[-1])
+    more = tuple(Path(p) for p in wants["reads"])
+    runs = (begun,) if begun is not None else ()
+    return Opens(o.home, wants["purpose"], tuple(wants["datasets"]), runs=runs, reads=reads + more, makes=(o.run,))
+
+
+def print_wants(argv: list[str]) -> None:
+    """Print which data sets a run wants, and what for, as JSON; nothing of them is opened."""
+    o = tyro.cli(Train, args=argv, prog="hagane train")
+    try:
+        config = resolve(o, known_sets(o))
+    except HaganeError as e:
+        print(e, file=sys.stderr)
+        raise SystemExit(1) from None
+    reads = [config.split] if config.split else []
+    print(json.dumps({"datasets": list(config.datasets), "purpose": config.purpose, "reads": reads}))
+
+
+def known_sets(o: Train) -> tuple[str, ...]:
+    """Names of all data sets here, where the flags name none."""
+    if o.resume or o.config or o.again or o.datasets:
+        return ()
+    return tuple(r.name for r in open_catalog(o.home, noted=False).ls())
 
 
 def be_rank(o: Train, start: Start) -> None:
@@ -115,7 +162,7 @@ def be_rank(o: Train, start: Start) -> None:
         crew.watch.at(0, "making the model")
         shown = TrainPanel.for_stream(config.step.steps, title=o.run.name) if crew.first else nullcontext()
         with shown as panel:
-            report = (lambda line: None) if panel is None else panel.update
+            report = (lambda line: None) if panel is None else partial(show, panel)
             record = train(
                 o.run,
                 config,
@@ -128,6 +175,12 @@ def be_rank(o: Train, start: Start) -> None:
             )
         if crew.first:
             tell_end(o, config, record, catalog)
+
+
+def show(panel: TrainPanel, line: Mapping[str, Any]) -> None:
+    """A line of the metrics, on this terminal or, out of a jail, on the keeper's."""
+    panel.update(line)
+    tell("metrics", line)
 
 
 def end_rank(error: TrainingError | None) -> None:
@@ -190,8 +243,7 @@ def start_of(o: Train, seat: Seat | None) -> Start:
         raise ConfigError(
             f"--nproc {o.nproc}, but torchrun started {seat.ranks} ranks", next_step="drop --nproc under torchrun"
         )
-    named = o.resume or o.config or o.again or o.datasets
-    config = resolve(o, () if named else tuple(r.name for r in open_catalog(o.home, noted=False).ls()))
+    config = resolve(o, known_sets(o))
     again = bool(seat and seat.attempt and (o.run / "config.toml").exists()) and same_run(read_config(o.run), config)
     fitted = on_ranks(config, seat.ranks if seat else o.nproc or config.layout.ranks)
     if fitted.layout != config.layout and (seat is None or seat.rank == 0):
