@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from hagane.cli import main
-from hagane.seal import Ledger, TrustStore, load_contract, public_pem
+from hagane.seal import Ledger, TrustStore, load_contract, public_pem, utc_today
 from hagane.terms import RunRecord, digest_file, digest_value
 
 SITE = 'name = "consortium-lab"\ncountry = "JP"\noperator = "consortium"\n'
@@ -23,7 +23,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("site.toml").write_text(SITE)
     assert main(["contract", "keygen", "--owner", "member-cars", "--out", "keys"]) == 0
-    assert main(["contract", "new", "cars.toml"]) == 0
+    assert main(["contract", "new", "cars.toml", "--protection", "process"]) == 0
     assert main(["contract", "sign", "cars.toml", "--key", "keys/member-cars.pem"]) == 0
     return tmp_path
 
@@ -43,7 +43,7 @@ def test_the_whole_way_from_key_to_decision(here: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--purpose", "export"], "not granted (granted: anchor, member-training, evaluate, serve)"),
+        (["--purpose", "export"], "not granted (granted: anchor, member-training, evaluate)"),
         (["--purpose", "ancor"], "did you mean 'anchor'"),
         (["--purpose", "anchor", "--dataset", "mill-demo"], "not about data set 'mill-demo'"),
         (["--purpose", "anchor", "--owner", "member-steel"], "belongs to 'member-steel'"),
@@ -66,8 +66,9 @@ def test_another_country_is_refused(here: Path, capsys: pytest.CaptureFixture[st
 
 def test_an_expired_contract_can_be_shown(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path("cars.toml")
-    last = date.today() + timedelta(days=365)
-    path.write_text(path.read_text().replace(last.isoformat(), "2020-01-31"))
+    last = utc_today() + timedelta(days=365)
+    text = path.read_text().replace(last.isoformat(), "2020-01-31")
+    path.write_text(text.replace(f"issued = {utc_today()}", "issued = 2020-01-01"))
     assert main(["contract", "sign", "cars.toml", "--key", "keys/member-cars.pem"]) == 0
     assert main(["contract", "show", "cars.toml", "--trust", "keys"]) == 1
     assert "NO: expired on 2020-01-31" in capsys.readouterr().out
