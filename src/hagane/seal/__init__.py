@@ -2,9 +2,10 @@
 
 from hagane.seal.contracts import SignedContract, load_contract, read_contract, sign_contract, verify_contract
 from hagane.seal.countries import COUNTRIES, is_country
+from hagane.seal.entry import Entry, Signer
 from hagane.seal.keys import TrustStore, generate_key, key_id_of, load_private, public_of, public_pem
-from hagane.seal.ledger import Entry, Head, Ledger
-from hagane.seal.merkle import Proof, check_proof
+from hagane.seal.ledger import Ledger
+from hagane.seal.merkle import Head, Proof, check_growth, check_proof
 from hagane.seal.names import check_name, is_name
 from hagane.seal.permit import permit
 from hagane.seal.site import Site, load_site
@@ -16,8 +17,10 @@ __all__ = [
     "Ledger",
     "Proof",
     "SignedContract",
+    "Signer",
     "Site",
     "TrustStore",
+    "check_growth",
     "check_name",
     "check_proof",
     "generate_key",
