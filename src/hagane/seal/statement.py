@@ -230,6 +230,16 @@ class JailFact(Fact):
     missing: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class WitnessedFact(Fact):
+    """Other members countersigned the ledger's head; `by` maps them to the time at which they did, Unix seconds."""
+
+    KIND: ClassVar[str] = "witnessed"
+    size: int
+    root_sha256: str
+    by: Mapping[str, int]
+
+
 FACTS: dict[str, type[Fact]] = {kind.KIND: kind for kind in Fact.__subclasses__()}
 """The kinds by their names. Other kinds may stand in a ledger; their bodies are free."""
 
