@@ -191,3 +191,36 @@ def test_a_changed_checkpoint_or_contract_is_not_traced(here: Path, capsys: pyte
     assert "cannot be read" in capsys.readouterr().err
     assert main(["audit", "trace", "keys"]) == 1
     assert "no complete checkpoint" in capsys.readouterr().err
+
+
+def test_a_head_is_signed_countersigned_and_checked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for who in ("host", "member-steel"):
+        assert main(["contract", "keygen", "--owner", who, "--out", "others"]) == 0
+    Path("witnesses").mkdir()
+    Path("others/member-steel.pub").rename("witnesses/member-steel.pub")
+    ledger = Ledger(Path("ledger.jsonl"))
+    sign = ["audit", "head", "--key", "others/host.pem"]
+    assert main(sign) == 1
+    assert "nothing to sign" in capsys.readouterr().err
+    ledger.append("run", {"n": 1})
+    assert main(sign) == 0
+    site = ["--site", "consortium-lab", "--site-key", "others/host.pub"]
+    witness = ["audit", "witness", "heads", *site, "--name", "member-steel", "--key", "others/member-steel.pem"]
+    assert main(witness) == 0
+    assert main([*sign, "--witness-keys", "witnesses"]) == 0
+    assert "1 entries are witnessed" in capsys.readouterr().out
+    assert main(witness) == 0
+    ledger.append("run", {"n": 2})
+    verify = ["audit", "verify", "ledger.jsonl", "--heads", "heads", *site, "--witness-keys", "witnesses"]
+    assert main(verify) == 0
+    out = capsys.readouterr().out
+    assert "first 2 entries are those that member-steel countersigned" in out and "entries after these: 1;" in out
+    assert "1 of them are signed" in out
+    assert main([*verify, "--quorum", "2"]) == 0
+    assert "no head is countersigned by enough" in capsys.readouterr().out
+    Path("ledger.jsonl").write_bytes(Path("ledger.jsonl").read_bytes().split(b"\n")[0] + b"\n")
+    assert main(verify) == 1 and main(sign) == 1
+    assert capsys.readouterr().err.count("the ledger was cut") == 2
+    assert main(verify[:5]) == 1 and main([*verify, "--quorum", "0"]) == 1
+    assert main(["audit", "witness", "none", *witness[3:]]) == 1
+    assert "no such folder" in capsys.readouterr().err
