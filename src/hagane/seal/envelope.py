@@ -33,17 +33,21 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def seal_bytes(payload_type: str, payload: bytes, private_key: Ed25519PrivateKey) -> bytes:
-    """Sign bytes; returns the envelope as JSON text."""
-    signature = private_key.sign(pae(payload_type, payload))
-    envelope = {
-        "payloadType": payload_type,
-        "payload": base64.b64encode(payload).decode(),
-        "signatures": [
-            {"keyid": key_id_of(public_of(private_key)), "sig": base64.b64encode(signature).decode()},
-        ],
+def seal_bytes(payload_type: str, payload: bytes, *private_keys: Ed25519PrivateKey) -> bytes:
+    """Sign bytes with one key or several; returns the envelope as JSON text."""
+    message = pae(payload_type, payload)
+    signatures = tuple((key_id_of(public_of(key)), key.sign(message)) for key in private_keys)
+    return write_envelope(Envelope(payload_type, payload, signatures))
+
+
+def write_envelope(envelope: Envelope) -> bytes:
+    """The one JSON text that we write for an envelope."""
+    table = {
+        "payloadType": envelope.payload_type,
+        "payload": base64.b64encode(envelope.payload).decode(),
+        "signatures": [{"keyid": k, "sig": base64.b64encode(s).decode()} for k, s in envelope.signatures],
     }
-    return (json.dumps(envelope, indent=1) + "\n").encode()
+    return (json.dumps(table, indent=1) + "\n").encode()
 
 
 def read_envelope(data: bytes, where: str) -> Envelope:
