@@ -33,16 +33,21 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def sign_payload(payload_type: str, payload: bytes, private_key: Ed25519PrivateKey) -> Envelope:
-    """Sign bytes."""
-    signature = private_key.sign(pae(payload_type, payload))
-    return Envelope(payload_type, payload, ((key_id_of(public_of(private_key)), signature),))
+def sign_payload(payload_type: str, payload: bytes, *private_keys: Ed25519PrivateKey) -> Envelope:
+    """Sign bytes with one key or several."""
+    message = pae(payload_type, payload)
+    signatures = tuple((key_id_of(public_of(key)), key.sign(message)) for key in private_keys)
+    return Envelope(payload_type, payload, signatures)
 
 
-def seal_bytes(payload_type: str, payload: bytes, private_key: Ed25519PrivateKey) -> bytes:
-    """Sign bytes; returns the envelope as JSON text."""
-    table = envelope_table(sign_payload(payload_type, payload, private_key))
-    return (json.dumps(table, indent=1) + "\n").encode()
+def seal_bytes(payload_type: str, payload: bytes, *private_keys: Ed25519PrivateKey) -> bytes:
+    """Sign bytes with one key or several; returns the envelope as JSON text."""
+    return write_envelope(sign_payload(payload_type, payload, *private_keys))
+
+
+def write_envelope(envelope: Envelope) -> bytes:
+    """The one JSON text that we write for an envelope."""
+    return (json.dumps(envelope_table(envelope), indent=1) + "\n").encode()
 
 
 def envelope_table(envelope: Envelope) -> dict[str, Any]:
