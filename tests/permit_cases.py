@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import date, datetime, timedelta
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -103,6 +104,7 @@ FORMS: tuple[Callable[[str], str], ...] = (
 """Texts that are no contract, out of one that is."""
 
 
+@cache
 def signed_of(contract: Contract) -> SignedContract:
     """As `load_contract` makes it; permit does not look into the signature, only that there is one."""
     toml = dump_toml(contract).encode()

@@ -131,6 +131,18 @@ BAD_TERMS = {
     "version": ("version = 2", "version = 1", "version 1 of contracts is not known"),
     "date": ("2027-03-31", '"2027-03-31"', "`until` must be date"),
     "date and time": ("2027-03-31", "2027-03-31T00:00:00", "`until` must be date"),
+    "misspelt protection": ('"process"', '"proces"', "did you mean `process`"),
+    "misspelt key of protection": ("protection =", "protecton =", "did you mean `protection`"),
+    "misspelt withdrawal": ('withdrawal = "D"', 'withdrawal = "d"', "`withdrawal` cannot be 'd'"),
+    "who may serve": ('may_serve = ["member-cars"]', 'may_serve = ["../x"]', "not a member name"),
+    "who may merge": ("may_merge = []", 'may_merge = ["member-\uff43ars"]', "not a member name"),
+    "serial": ("serial = 3", "serial = 0", "`serial` cannot be 0"),
+    "large serial": ("serial = 3", "serial = 9007199254740993", "`serial` cannot be"),
+    "no serial": ("serial = 3\n", "", "missing key `serial`"),
+    "no issue date": ("issued = 2026-04-01\n", "", "missing key `issued`"),
+    "ends before it begins": ("issued = 2026-04-01", "issued = 2027-04-01", "before it is issued"),
+    "digest": ("[digests]", '[digests]\nroad-2 = "abc"', "no sha256 in hex"),
+    "digest of something else": ("[digests]", f'[digests]\nroad-3 = "{"a" * 64}"', "did you mean `road-2`"),
     "data set": ('"road-2"', '"road/2"', "no usable name"),
 }
 
