@@ -180,7 +180,7 @@ class Ledger:
 
     def _ask(self, ask: Callable[[Tiles, IO[bytes]], T]) -> T:
         """An answer from the hashes kept beside the ledger; where they do not fit, from hashes made anew."""
-        with opened(self.path) as (file, until), Tiles.of(self.path) as tiles:
+        with opened(self.path) as (file, until), Tiles.of(self.path, until) as tiles:
             for fresh in (False, True):
                 if fresh:
                     tiles.clear()
@@ -202,7 +202,7 @@ class Ledger:
             line = _line_at(tiles, file, last - 1)
             leaves, state.time_ns = check_lines([line], last - 1, 0)
             state.offset = tiles.place(last - 1)[1]
-            if leaves[0] != tiles.node(0, last - 1) or state.offset > until:
+            if leaves[0] != tiles.node(0, last - 1):
                 raise TilesError
         file.seek(state.offset)
         for lines in blocks(file, until - state.offset, last, self.path):
@@ -284,4 +284,4 @@ class _State:
 def _line_at(tiles: Tiles, file: IO[bytes], index: int) -> bytes:
     start, end = tiles.place(index)
     file.seek(start)
-    return file.read(max(0, end - start))
+    return file.read(end - start)
