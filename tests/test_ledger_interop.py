@@ -1,4 +1,4 @@
-"""Our signed entries in public libraries, and theirs in ours: securesystemslib (DSSE), in-toto-attestation (Statement)."""
+"""Our signed entries in public libraries, theirs in ours: securesystemslib (DSSE), in-toto-attestation (Statement)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hagane.seal import Entry, Signer, key_id_of, public_of
 from hagane.seal.entry import signed_by, write_line
 from hagane.seal.envelope import read_envelope, verify_envelope
-from hagane.seal.statement import PAYLOAD_TYPE, ReadFact, Statement, read_statement
+from hagane.seal.facts import ReadFact
+from hagane.seal.statement import PAYLOAD_TYPE, Statement, read_statement
 from hagane.terms import ContractError
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"7" * 32)

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hagane.seal import Entry, Ledger, Signer, check_proof, public_of
 from hagane.seal.entry import BadLineError, check_lines, read_line, signed_by, write_line
+from hagane.seal.facts import FACTS, CheckpointFact, Fact, ReadFact, RunFact, read_fact
 from hagane.seal.merkle import leaf_hash, nodes_of, prove_leaf, root_of
-from hagane.seal.statement import FACTS, CheckpointFact, Fact, ReadFact, RunFact, read_fact
 from hagane.terms import ContractError, CorruptError, canonical_json
 
 NANO = 1_790_000_000 * 10**9

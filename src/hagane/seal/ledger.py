@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from hagane.seal.entry import BadLineError, Entry, Signer, check_lines, read_line, write_line
+from hagane.seal.facts import Fact
 from hagane.seal.lines import TornError, blocks, cut, damaged, locked, opened, set_aside, write_at
 from hagane.seal.merkle import EMPTY_ROOT, Frontier, Head, Proof
-from hagane.seal.statement import Fact
 from hagane.seal.tiles import Tiles, TilesError
 from hagane.terms import CorruptError, StoreError, digest_bytes
 
@@ -65,7 +65,7 @@ class Ledger:
             return state.frontier.size
 
     def note(self, fact: Fact) -> int:
-        """Append a fact of a known kind (`hagane.seal.statement`); as `append`."""
+        """Append a fact of a known kind (`hagane.seal.facts`); as `append`."""
         return self.append(fact.KIND, fact.body())
 
     def entries(self) -> Iterator[Entry]:
