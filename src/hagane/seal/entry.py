@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from hagane.seal.envelope import Envelope, envelope_table, read_envelope_table, sign_payload
+from hagane.seal.envelope import Envelope, envelope_table, read_envelope_table, sign_payload, verify_envelope
 from hagane.seal.merkle import leaf_hash
 from hagane.seal.statement import PAYLOAD_TYPE, Statement, read_statement
 from hagane.terms import ContractError, canonical_json
@@ -106,16 +106,25 @@ def read_line(line: bytes) -> Entry:
         if "what" in table:
             body, envelope = table.pop("what"), None
         else:
-            envelope = read_envelope_table(table.pop("what_signed"))
+            signed = table.pop("what_signed")
+            envelope = read_envelope_table(signed)
             said = read_statement(envelope)
             body = said.facts
-            if (said.kind, said.index, said.time_ns) != (kind, index, time_ns):
+            if envelope_table(envelope) != signed or (said.kind, said.index, said.time_ns) != (kind, index, time_ns):
                 raise ValueError("signed for another place")
         if table or not isinstance(body, dict) or not kind or back < 0:
             raise ValueError("not an entry's fields")
     except (ValueError, KeyError, TypeError, RecursionError, ContractError):
         raise BadLineError(0) from None
     return Entry(index, kind, time_ns, body, back, envelope)
+
+
+def signed_by(entry: Entry, site: str, key: Ed25519PublicKey) -> bool:
+    """True when a site signed the entry with the host key whose public half is given."""
+    if entry.envelope is None or not verify_envelope(entry.envelope, key):
+        return False
+    said = read_statement(entry.envelope)
+    return said == Statement(entry.kind, site, entry.index, entry.time_ns, entry.body)
 
 
 def check_lines(lines: Sequence[bytes], first: int, floor_ns: int) -> tuple[list[bytes], int]:

@@ -17,12 +17,12 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from hagane.seal.entry import Signer
+from hagane.seal.facts import WitnessedFact
 from hagane.seal.head import SignedHead, read_head, seen_at, sign_head, signed_by_site
 from hagane.seal.keys import TrustStore, public_of
 from hagane.seal.ledger import Ledger
 from hagane.seal.merkle import Head, check_proof
 from hagane.seal.names import is_name
-from hagane.seal.statement import WitnessedFact
 from hagane.seal.witness import Witness, keep
 from hagane.terms import CorruptError, Decision, StoreError
 

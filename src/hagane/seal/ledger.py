@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from hagane.seal.entry import BadLineError, Entry, Signer, check_lines, read_line, write_line
+from hagane.seal.facts import Fact
 from hagane.seal.lines import TornError, blocks, cut, damaged, locked, opened, set_aside, write_at
 from hagane.seal.merkle import EMPTY_ROOT, Frontier, Head, Proof
-from hagane.seal.statement import Fact
 from hagane.seal.tiles import Tiles, TilesError
 from hagane.terms import CorruptError, StoreError, digest_bytes
 
@@ -65,7 +65,7 @@ class Ledger:
             return state.frontier.size
 
     def note(self, fact: Fact) -> int:
-        """Append a fact of a known kind (`hagane.seal.statement`); as `append`."""
+        """Append a fact of a known kind (`hagane.seal.facts`); as `append`."""
         return self.append(fact.KIND, fact.body())
 
     def entries(self) -> Iterator[Entry]:
@@ -180,7 +180,7 @@ class Ledger:
 
     def _ask(self, ask: Callable[[Tiles, IO[bytes]], T]) -> T:
         """An answer from the hashes kept beside the ledger; where they do not fit, from hashes made anew."""
-        with opened(self.path) as (file, until), Tiles.of(self.path) as tiles:
+        with opened(self.path) as (file, until), Tiles.of(self.path, until) as tiles:
             for fresh in (False, True):
                 if fresh:
                     tiles.clear()
@@ -202,7 +202,7 @@ class Ledger:
             line = _line_at(tiles, file, last - 1)
             leaves, state.time_ns = check_lines([line], last - 1, 0)
             state.offset = tiles.place(last - 1)[1]
-            if leaves[0] != tiles.node(0, last - 1) or state.offset > until:
+            if leaves[0] != tiles.node(0, last - 1):
                 raise TilesError
         file.seek(state.offset)
         for lines in blocks(file, until - state.offset, last, self.path):
@@ -284,4 +284,4 @@ class _State:
 def _line_at(tiles: Tiles, file: IO[bytes], index: int) -> bytes:
     start, end = tiles.place(index)
     file.seek(start)
-    return file.read(max(0, end - start))
+    return file.read(end - start)

@@ -41,15 +41,16 @@ class TilesError(Exception):
 class Tiles:
     """The open files of one ledger's hashes, locked against other processes."""
 
-    def __init__(self, files: Sequence[IO[bytes]]) -> None:
+    def __init__(self, files: Sequence[IO[bytes]], ledger_bytes: int) -> None:
+        self._ledger_bytes = ledger_bytes
         self._head, self._ends, *self._hashes = files
         self.now = self._stored()
         """The head that these hashes were made at."""
 
     @classmethod
     @contextmanager
-    def of(cls, ledger: Path) -> Iterator[Tiles]:
-        """The hashes of a ledger; where its folder cannot be written they are made anew, in unnamed files."""
+    def of(cls, ledger: Path, ledger_bytes: int) -> Iterator[Tiles]:
+        """The hashes of a ledger of so many bytes; made anew in unnamed files where its folder cannot be written."""
         folder = ledger.with_name(ledger.name + ".tiles")
         with ExitStack() as stack:
             try:
@@ -59,7 +60,7 @@ class Tiles:
                 fcntl.flock(files[0], fcntl.LOCK_EX)
             except OSError:
                 files = [stack.enter_context(tempfile.TemporaryFile(buffering=0)) for _ in _NAMES]
-            yield cls(files)
+            yield cls(files, ledger_bytes)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -74,6 +75,8 @@ class Tiles:
         first = max(index - 1, 0)
         data = self._read(self._ends, 8 * first, 8 * (index - first + 1))
         ends = [0, *struct.unpack(f"<{len(data) // 8}Q", data)]
+        if not ends[-2] < ends[-1] <= self._ledger_bytes:
+            raise TilesError
         return ends[-2], ends[-1]
 
     def node(self, level: int, index: int) -> bytes:
