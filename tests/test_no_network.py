@@ -33,7 +33,7 @@ SUB_VERBS = {
     "catalog": ("ls", "show", "sample", "diff", "duplicates", "split", "export", "verify"),
     "plan": ("size", "dry-run", "run", "programme", "scaling"),
     "audit": ("verify", "trace"),
-    "release": ("make", "check"),
+    "release": ("make", "check", "membership"),
 }
 
 
