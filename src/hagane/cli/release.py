@@ -102,7 +102,14 @@ def check(argv: list[str]) -> int:
     return 0
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"make": make, "check": check}
+def membership(argv: list[str]) -> int:
+    """Run `hagane release membership`."""
+    from hagane.cli.release_membership import main as measure
+
+    return measure(argv)
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {"make": make, "check": check, "membership": membership}
 
 
 def main(argv: list[str]) -> int:
