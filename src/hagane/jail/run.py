@@ -37,7 +37,7 @@ class Jailed:
 
     @property
     def root(self) -> Path:
-        """The jail's root as seen from here: works are read below it until `release`."""
+        """The jail's root as seen from here, until `release`. Read works by `collect`: links lead to the host."""
         return Path(f"/proc/{self.pid}/root")
 
     def wait(self) -> int:
