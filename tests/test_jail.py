@@ -269,6 +269,13 @@ def test_output_is_a_pipe_or_nothing(tmp_path: Path) -> None:
     os.close(null)
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_wall_can_be_taken_away_alone(layer: Layer) -> None:
+    if layer == "userns" and os.geteuid() != 0:
+        pytest.skip("without it only root builds the others")
+    assert said(plan_of("/bin/echo", "up", layers=Layers().without(layer))).out == "up\n"
+
+
 def test_plans_that_make_no_sense_are_refused() -> None:
     for bad in (
         {"command": ()},

@@ -157,12 +157,19 @@ def _stage(plan: Plan, stdout: int, stderr: int, wired: bool) -> Jailed:
             env={},
             start_new_session="session" in plan.layers.on,
         )
+    except BaseException:
+        os.close(status)
+        os.close(life)
+        raise
     finally:
         os.close(tells)
         os.close(hears)
     assert stage.stdin is not None
-    with stage.stdin:
-        stage.stdin.write(_order(plan, wired).dump())
+    try:
+        with stage.stdin:
+            stage.stdin.write(_order(plan, wired).dump())
+    except BrokenPipeError:
+        pass  # it ended early, and the status says why
     return Jailed(stage, status, life)
 
 
