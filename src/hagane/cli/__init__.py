@@ -22,6 +22,7 @@ VERBS: dict[str, str] = {
     "export": "a checkpoint's weights as plain safetensors, and back",
     "release": "weights that leave: the export gate, signed by their owners",
     "plan": "counts, dry runs, days and yen before a run is paid for",
+    "jail": "run a command behind the kernel's walls; try whether they hold here",
     "audit": "the ledger: verify, and trace an action to its contracts",
     "console": "make the report page of a run",
 }
