@@ -21,7 +21,7 @@ from hagane.catalog.store import OURS, Progress, StoredSet, Target, put_contract
 from hagane.catalog.workers import Mapper, Workers, working
 from hagane.intake.lerobot_journal import disk_error, sync_folder
 from hagane.intake.options import Options
-from hagane.seal import Ledger, SignedContract, Site, TrustStore, check_name, load_contract
+from hagane.seal import Ledger, Memory, SignedContract, Site, TrustStore, check_name, load_contract, utc_today
 from hagane.terms import (
     ChannelStats,
     ConfigError,
@@ -31,6 +31,7 @@ from hagane.terms import (
     Episode,
     HaganeError,
     LogError,
+    Refused,
     StoreError,
 )
 
@@ -44,7 +45,7 @@ class Catalog:
         self, root: Path, site: Site, trust: TrustStore, ledger: Ledger | None, today: Callable[[], date]
     ) -> None:
         self.root, self.site, self.trust, self.ledger = root, site, trust, ledger
-        self._gate = Gate(site, ledger, today)
+        self._gate = Gate(site, ledger, today, Memory(root / "memory.json"))
         self._sets: dict[str, StoredSet] = {}
         self._contracts: dict[str, SignedContract] = {}
         self.problems: dict[str, HaganeError] = {}
@@ -60,7 +61,7 @@ class Catalog:
         trust: TrustStore,
         ledger: Ledger | None = None,
         *,
-        today: Callable[[], date] = date.today,
+        today: Callable[[], date] = utc_today,
     ) -> Catalog:
         """Open the catalog in a folder (made if absent); verifies every contract again.
 
@@ -69,7 +70,7 @@ class Catalog:
             site: where this process runs, for `permit`.
             trust: keys of the owners that this site knows.
             ledger: refusals, additions and reads are appended to it.
-            today: the date that contracts are judged at; for tests.
+            today: the date (UTC) that contracts are judged at; for tests.
 
         Raises:
             StoreError: the folder cannot be used.
@@ -151,7 +152,7 @@ class Catalog:
         workers: Workers,
     ) -> DatasetRecord:
         check_name(name, "data set name")
-        signed = self._gate.require_any(signed, name, embodiment.owner)
+        signed = self._gate.require_any(signed, name, "", embodiment.owner)
         work = self.root / "staging" / name
         with self._locked(name):
             self._refresh()
@@ -163,10 +164,11 @@ class Catalog:
                     if stored is None:
                         target = Target(work, name, embodiment, signed, self.site.name)
                         digest = write_stored(target, entries, mapper, progress)
+                        self._gate.accept(signed, name, digest, embodiment.owner)
                         # before it is there, so that nothing is there that the ledger does not know
                         self._gate.note("add", name, signed, {"digest": digest, "episodes": len(entries)})
                         self._publish(work, name)
-            except (LogError, ConfigError):
+            except (LogError, ConfigError, Refused):
                 # the input itself is refused: nothing of it stays here
                 shutil.rmtree(work, ignore_errors=True)
                 raise
@@ -185,9 +187,10 @@ class Catalog:
             StoreError: there is no such data set.
         """
         stored = self._stored(name)
-        signed = self._gate.require_any(signed, name, stored.embodiment().owner)
+        digest = str(stored.record["digest"])
         with self._locked(name):
-            self._gate.note("renew", name, signed, {"digest": stored.record["digest"]})
+            self._gate.accept(signed, name, digest, stored.embodiment().owner)
+            self._gate.note("renew", name, signed, {"digest": digest})
             put_contract(stored.folder / OURS, signed)
             self._refresh()
         return self.record(name)
@@ -233,8 +236,8 @@ class Catalog:
         Raises:
             StoreError: as `record`.
         """
-        owner = str(self._stored(name).record["owner"])
-        return self._gate.decide(self._contracts.get(name), name, owner, purpose)
+        record = self._stored(name).record
+        return self._gate.decide(self._contracts.get(name), name, str(record["digest"]), str(record["owner"]), purpose)
 
     def ask(self, name: str, purpose: str) -> None:
         """Go on only if the contract permits to read a data set for a purpose; the ledger notes it. Whatever gives
@@ -247,9 +250,9 @@ class Catalog:
         stored = self._stored(name)
         if name in self.problems:
             raise self.problems[name]
-        signed = self._contracts[name]
-        self._gate.require(signed, name, str(stored.record["owner"]), purpose)
-        self._gate.note("read", name, signed, {"purpose": purpose, "digest": stored.record["digest"]})
+        signed, digest = self._contracts[name], str(stored.record["digest"])
+        self._gate.require(signed, name, digest, str(stored.record["owner"]), purpose)
+        self._gate.note("read", name, signed, {"purpose": purpose, "digest": digest})
 
     def note(self, kind: str, name: str, body: Mapping[str, Any]) -> None:
         """Write down in the ledger what was done with a data set, under which contract."""

@@ -16,10 +16,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from hagane.seal.entry import Entry
 from hagane.seal.folder import SealedFolder, check_proof_of, open_folder, vouched_for
 from hagane.seal.key_file import KeyFile, Place, Tombstone, WrappingKey
 from hagane.seal.keyring import Keyring, Wrapped
-from hagane.seal.ledger import Entry
 from hagane.seal.private_files import alone, sync_folder
 from hagane.seal.sealed_list import SealedEntry, write_list
 from hagane.terms import Refused, StoreError
