@@ -12,6 +12,8 @@ from hagane.terms import HaganeError
 VERBS: dict[str, str] = {
     "demo": "the whole loop on one small machine",
     "contract": "keys, and contracts: new, sign, show, check",
+    "keys": "keys of sealed data: new, ls, rotate, passphrase, erase",
+    "erase": "destroy the key of a data set: its sealed files can never be read again",
     "intake": "bring logs in under a contract",
     "doctor": "what is wrong with a data set, or a log",
     "catalog": "data sets on this site: ls, show, sample, diff, duplicates, split, export, verify",

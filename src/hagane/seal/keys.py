@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from hagane.seal.names import check_name, is_name
+from hagane.seal.private_files import read_private
 from hagane.terms import ContractError, digest_bytes
 
 
@@ -33,15 +33,7 @@ def load_private(path: Path) -> Ed25519PrivateKey:
     Raises:
         ContractError: no such file, other people may read it, or it is no Ed25519 private key.
     """
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        pem = path.read_bytes()
-    except OSError as e:
-        raise ContractError(f"the key cannot be read: {e.strerror}", where=str(path)) from None
-    if mode & 0o077:
-        raise ContractError(
-            f"the private key is open to other users (mode {mode:04o})", where=str(path), next_step=f"chmod 600 {path}"
-        )
+    pem = read_private(path)
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
