@@ -9,21 +9,24 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from hagane.catalog.brokered import BrokeredGate, Desk
 from hagane.catalog.cache import Caches
 from hagane.catalog.columns import Columns, PictureMode
 from hagane.catalog.convert import Entry
 from hagane.catalog.fill import fill_from_logs, fill_journal, log_jobs
 from hagane.catalog.gate import Gate
-from hagane.catalog.held import find_sets
+from hagane.catalog.held import find_sets, publish
 from hagane.catalog.lock import locked
 from hagane.catalog.record import DatasetRecord
-from hagane.catalog.shelf import PlainShelf, Shelf
-from hagane.catalog.sketch import channel_stats, merge_all, unpack_sketches
-from hagane.catalog.store import OURS, Progress, StoredSet, Target, put_contract, refuse_other, write_stored
+from hagane.catalog.sealed import open_shelf
+from hagane.catalog.shelf import Shelf
+from hagane.catalog.sketch import channel_stats, merge_all
+from hagane.catalog.store import Progress, Target, put_contract, write_stored
+from hagane.catalog.stored import StoredSet, refuse_other, refuse_sealed
 from hagane.catalog.workers import Mapper, Workers, working
-from hagane.intake.lerobot_journal import disk_error, sync_folder
+from hagane.intake.lerobot_journal import disk_error
 from hagane.intake.options import Options
-from hagane.seal import Ledger, SignedContract, Site, TrustStore, check_name, load_contract
+from hagane.seal import Keys, Ledger, SignedContract, Site, TrustStore, check_name, load_contract
 from hagane.terms import (
     ChannelStats,
     ConfigError,
@@ -42,10 +45,10 @@ class Catalog:
     """Open with `Catalog.open`."""
 
     def __init__(
-        self, root: Path, site: Site, trust: TrustStore, ledger: Ledger | None, today: Callable[[], date]
+        self, root: Path, site: Site, trust: TrustStore, ledger: Ledger | None, gate: Gate, keys: Keys | None
     ) -> None:
         self.root, self.site, self.trust, self.ledger = root, site, trust, ledger
-        self._gate = Gate(site, ledger, today)
+        self._gate, self._keys = gate, keys
         self._caches = Caches(root / "cache", root / ".locks", self.shelf)
         self._refresh()
 
@@ -63,6 +66,8 @@ class Catalog:
         ledger: Ledger | None = None,
         *,
         today: Callable[[], date] = date.today,
+        keys: Keys | None = None,
+        desk: Desk | None = None,
     ) -> Catalog:
         """Open the catalog in a folder (made if absent); verifies every contract again.
 
@@ -72,6 +77,8 @@ class Catalog:
             trust: keys of the owners that this site knows.
             ledger: refusals, additions and reads are appended to it.
             today: the date that contracts are judged at; for tests.
+            keys: gives the keys of sealed data sets; without one only their records can be read.
+            desk: who is asked instead of `permit`, and notes instead of the ledger: the broker's client, in a jail.
 
         Raises:
             StoreError: the folder cannot be used.
@@ -80,7 +87,8 @@ class Catalog:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise disk_error(e, root) from None
-        return cls(root, site, trust, ledger, today)
+        gate = Gate(site, ledger, today) if desk is None else BrokeredGate(site, ledger, today, desk)
+        return cls(root, site, trust, ledger, gate, keys)
 
     def add(
         self,
@@ -184,13 +192,14 @@ class Catalog:
 
         Raises:
             Refused: it is of another owner, for other data, expired, or not for this site.
-            StoreError: there is no such data set.
+            StoreError: there is no such data set, or it is sealed (`hagane.catalog.sealing.renew_set`).
         """
         stored = self._stored(name)
-        signed = self._gate.require_any(signed, name, stored.embodiment().owner)
+        refuse_sealed(stored)
+        signed = self._gate.require_any(signed, name, str(stored.record["owner"]))
         with self._locked(name):
             self._gate.note("renew", name, signed, {"digest": stored.record["digest"]})
-            put_contract(stored.folder / OURS, signed)
+            put_contract(stored.contract_path.parent, signed)
             self._refresh()
         return self.record(name)
 
@@ -255,8 +264,12 @@ class Catalog:
         self._gate.note("read", name, signed, {"purpose": purpose, "digest": stored.record["digest"]})
 
     def shelf(self, folder: Path, name: str) -> Shelf:
-        """A folder of a data set, to be read from."""
-        return PlainShelf(folder)
+        """A folder of a data set, sealed or plain, to be read from.
+
+        Raises:
+            CorruptError: the list of its sealed files was changed, or is that of another data set.
+        """
+        return open_shelf(folder, name, self._keys)
 
     def note(self, kind: str, name: str, body: Mapping[str, Any]) -> None:
         """Write down in the ledger what was done with a data set, under which contract."""
@@ -284,8 +297,7 @@ class Catalog:
         parts = []
         for one in names:
             self.ask(one, purpose)
-            path = f"{OURS}/stats.npz"
-            parts.append(unpack_sketches(self._stored(one).bytes(path), str(self._stored(one).folder / path)))
+            parts.append(self._stored(one).sketches())
         if len({self._stored(n).record["embodiment"] for n in names}) != 1:
             raise ConfigError(f"statistics of different machines cannot be merged: {', '.join(names)}")
         return {channel: channel_stats(s) for channel, s in merge_all(parts).items()}
@@ -303,15 +315,15 @@ class Catalog:
     def verify(self, name: str) -> int:
         """Check every file of a data set, its contract, and its cache; returns the number of files checked.
 
+        Of a sealed one without keys: that every file is, to the byte, the one that was sealed.
+
         Raises:
             CorruptError: a file is missing or differs; names it.
             ContractError: the contract is not signed by the owner.
         """
         stored = self._stored(name)
-        count = stored.verify()
-        load_contract(stored.folder / OURS / "contract.toml", self.trust)
-        self._caches.verify(stored)
-        return count
+        load_contract(stored.contract_path, self.trust)
+        return self._caches.verify(stored, with_keys=self._keys is not None)
 
     def _stored(self, name: str) -> StoredSet:
         if name in self._held.sets:
@@ -323,10 +335,7 @@ class Catalog:
 
     def _publish(self, work: Path, name: str) -> None:
         """Renames only: the set first, since the cache can be built again from it."""
-        sets = self.root / "sets"
-        sets.mkdir(exist_ok=True)
-        (work / "set").rename(sets / name)
-        sync_folder(sets)
+        publish(work / "set", self.root / "sets" / name)
         self._refresh()
         self._caches.put(self._stored(name), work / "columns")
 

@@ -62,8 +62,9 @@ class Gate:
         if self.ledger is not None:
             body = {**asdict(request), "today": str(request.today), "reason": decision.reason}
             self.ledger.append("refusal", body)
-        raise Refused(
-            decision.reason,
-            where=request.dataset,
-            next_step=f"ask {request.owner} for a contract that grants this, or leave the data set out",
-        )
+        raise self._refused(request.dataset, request.owner, decision)
+
+    @staticmethod
+    def _refused(dataset: str, owner: str, decision: Decision) -> Refused:
+        next_step = f"ask {owner} for a contract that grants this, or leave the data set out"
+        return Refused(decision.reason, where=dataset, next_step=next_step)
