@@ -18,7 +18,7 @@ class Desk(Protocol):
         """Whether a data set may be read for a purpose; noted. A yes opens the way to its keys."""
         ...
 
-    def note(self, kind: str, body: Mapping[str, Any]) -> None:
+    def note(self, kind: str, body: Mapping[str, Any]) -> object:
         """Write down in the ledger what was done."""
         ...
 
