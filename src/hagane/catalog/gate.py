@@ -23,6 +23,8 @@ class Gate:
     """The date (UTC) that contracts are judged at."""
     memory: Memory
     """What the site remembers of contracts and days."""
+    jailed: bool = False
+    """Asked on behalf of a jail."""
 
     def decide(self, signed: SignedContract | None, dataset: str, digest: str, owner: str, purpose: str) -> Decision:
         """What `permit` answers; nothing is written down."""
@@ -79,14 +81,15 @@ class Gate:
 
     def _request(self, dataset: str, digest: str, owner: str, purpose: str) -> Request:
         asked = (dataset, digest, owner, purpose)
-        return request_at(self.site, self.memory, *asked, jailed=False, today=self.today())
+        return request_at(self.site, self.memory, *asked, jailed=self.jailed, today=self.today())
 
     def _refuse(self, request: Request, decision: Decision) -> Refused:
         if self.ledger is not None:
             days = {"today": str(request.today), "last_day": str(request.last_day)}
             self.ledger.append("refusal", {**asdict(request), **days, "reason": decision.reason})
-        return Refused(
-            decision.reason,
-            where=request.dataset,
-            next_step=f"ask {request.owner} for a contract that grants this, or leave the data set out",
-        )
+        return self._refused(request.dataset, request.owner, decision)
+
+    @staticmethod
+    def _refused(dataset: str, owner: str, decision: Decision) -> Refused:
+        next_step = f"ask {owner} for a contract that grants this, or leave the data set out"
+        return Refused(decision.reason, where=dataset, next_step=next_step)

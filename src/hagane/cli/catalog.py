@@ -135,7 +135,7 @@ def _entry(catalog: Catalog, r: DatasetRecord) -> dict[str, Any]:
     return {
         "name": r.name,
         "embodiment": r.embodiment,
-        "domain": catalog.embodiment(r.name).domain,
+        "domain": r.domain if r.sealed else catalog.embodiment(r.name).domain,
         "owner": r.owner,
         "site": r.site,
         "episodes": r.episodes,
