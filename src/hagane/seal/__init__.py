@@ -9,10 +9,11 @@ from hagane.seal.contracts import (
     verify_contract,
 )
 from hagane.seal.countries import COUNTRIES, is_country
+from hagane.seal.entry import Entry, Signer
 from hagane.seal.keys import TrustStore, generate_key, key_id_of, load_private, public_of, public_pem, read_public
-from hagane.seal.ledger import Entry, Head, Ledger
-from hagane.seal.memory import Last, Memory, request_at, utc_today
-from hagane.seal.merkle import Proof, check_proof
+from hagane.seal.ledger import Ledger
+from hagane.seal.memory import NEVER, Last, Memory, ledger_day, request_at, utc_today
+from hagane.seal.merkle import Head, Proof, check_growth, check_proof
 from hagane.seal.names import ROOT, check_name, is_name
 from hagane.seal.permit import permit
 from hagane.seal.signed_file import check_payload, check_signer, signature_path, write_signature
@@ -20,6 +21,7 @@ from hagane.seal.site import Site, load_site, read_site, root_key, sign_site
 
 __all__ = [
     "COUNTRIES",
+    "NEVER",
     "ROOT",
     "Entry",
     "Head",
@@ -28,8 +30,10 @@ __all__ = [
     "Memory",
     "Proof",
     "SignedContract",
+    "Signer",
     "Site",
     "TrustStore",
+    "check_growth",
     "check_name",
     "check_payload",
     "check_proof",
@@ -39,6 +43,7 @@ __all__ = [
     "is_digest",
     "is_name",
     "key_id_of",
+    "ledger_day",
     "load_contract",
     "load_private",
     "load_site",
