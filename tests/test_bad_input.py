@@ -54,9 +54,10 @@ TESTED = {
     "a misspelt key, value, name or country in a contract": "test_seal_contracts"
     ".test_bad_terms_can_neither_be_signed_nor_loaded",
     "a member name with path parts or odd Unicode": "test_seal_contracts.test_odd_member_names_are_refused",
-    "a contract replayed, a clock set back": "test_seal_cli.test_replay_and_a_clock_set_back_are_refused_and_logged",
-    "other content than the contract names": "test_seal_cli.test_a_contract_is_pinned_to_the_content_that_the_site_has",
-    "data that asks for a jail outside one": "test_seal_cli"
+    "a contract replayed, a clock set back": "test_rights_cli.test_replay_and_a_clock_set_back_are_refused_and_logged",
+    "other content than the contract names": "test_rights_cli"
+    ".test_a_contract_is_pinned_to_the_content_that_the_site_has",
+    "data that asks for a jail outside one": "test_rights_cli"
     ".test_a_contract_that_asks_for_a_jail_is_refused_outside_one",
     "a site's record cut, changed, forged or signed by another": "test_seal_site"
     ".test_a_bad_signature_of_a_site_is_an_error_and_never_none",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hagane.seal import (
     ROOT,
+    Ledger,
     Memory,
     SignedContract,
     Site,
     TrustStore,
     generate_key,
     key_id_of,
+    ledger_day,
     load_contract,
     load_site,
     permit,
@@ -165,6 +167,22 @@ def test_a_clock_set_back_brings_no_right_back(tmp_path: Path) -> None:
     )
     memory.take(signed, "road-demo", TODAY)
     assert memory.day() == date(2027, 3, 31)
+
+
+def test_the_day_of_a_ledger_is_that_of_its_last_whole_line(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    assert ledger_day(path) == date.min
+    at = [date(2026, 11, 23)]
+    ledger = Ledger(path, lambda: int(datetime.combine(at[0], time(23, 59), UTC).timestamp() * 1e9))
+    ledger.append("run", {"much": "x" * 1_000_000})
+    at[0] = TODAY
+    ledger.append("run", {})
+    with path.open("ab") as f:
+        f.write(b'{"time_ns": 99')
+    assert ledger_day(path) == TODAY
+    for odd in (b"{\n", b"[]\n", b'{"time_ns": "x"}\n', b'{"time_ns": 1e300}\n', b"\n", b"[" * 100_000 + b"\n"):
+        path.write_bytes(odd)
+        assert ledger_day(path) == date.min
 
 
 def test_a_damaged_memory_grants_nothing(tmp_path: Path) -> None:

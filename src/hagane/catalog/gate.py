@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any
 
-from hagane.seal import Ledger, Memory, SignedContract, Site, permit, request_at
+from hagane.seal import NEVER, Ledger, Memory, SignedContract, Site, ledger_day, permit, request_at
 from hagane.terms import Decision, Refused, Request
 
 
@@ -81,7 +81,8 @@ class Gate:
 
     def _request(self, dataset: str, digest: str, owner: str, purpose: str) -> Request:
         asked = (dataset, digest, owner, purpose)
-        return request_at(self.site, self.memory, *asked, jailed=self.jailed, today=self.today())
+        seen = ledger_day(self.ledger.path) if self.ledger is not None else NEVER
+        return request_at(self.site, self.memory, *asked, jailed=self.jailed, today=self.today(), seen=seen)
 
     def _refuse(self, request: Request, decision: Decision) -> Refused:
         if self.ledger is not None:

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from hagane.seal import Head, Ledger, Signer, TrustStore, load_private, load_site, public_of
+from hagane.cli.site import site_of
+from hagane.seal import Head, Ledger, Signer, TrustStore, load_private, public_of
 from hagane.seal.history import (
     Witnessed,
     note_witnessed,
@@ -121,7 +122,7 @@ def verify(argv: list[str]) -> int:
 def head(argv: list[str]) -> int:
     """Run `hagane audit head`."""
     o = tyro.cli(SignHead, args=argv, prog="hagane audit head")
-    signer = Signer(load_site(o.home / "site.toml").name, load_private(o.key))
+    signer = Signer(site_of(o.home).name, load_private(o.key))
     ledger = Ledger(o.home / "ledger.jsonl", signer=signer)
     if o.witness_keys is not None:
         trust = TrustStore(_folder(o.witness_keys))

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import tyro
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from hagane.seal import Ledger, TrustStore, load_private, load_site
+from hagane.cli.site import site_of
+from hagane.seal import Ledger, TrustStore, load_private
 from hagane.seal.release import Expected, Gate, Passed, Rounding, pass_tensors
 from hagane.seal.release_claims import MOST_BYTES, lineage_of, membership_of
 from hagane.seal.release_record import RELEASE, check_release, digest_of, sign_release
@@ -65,7 +66,7 @@ class Check:
 def make(argv: list[str]) -> int:
     """Run `hagane release make`."""
     o = tyro.cli(Make, args=argv, prog="hagane release make")
-    site = load_site(o.home / "site.toml")
+    site = site_of(o.home)
     ledger = Ledger(o.home / "ledger.jsonl")
     about = {"what": "weights", "site": site.name, "out": o.out.name}
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hagane.seal import Memory
+from hagane.seal import Ledger, Memory, Site, TrustStore, load_site, root_key
 
 if TYPE_CHECKING:
     from hagane.catalog import Catalog
@@ -22,10 +22,18 @@ def open_catalog(home: Path, *, noted: bool = True) -> Catalog:
         HaganeError: no site.toml, or a catalog that cannot be used.
     """
     from hagane.catalog import Catalog
-    from hagane.seal import Ledger, TrustStore, load_site, root_key
 
-    ledger, trust = Ledger(home / "ledger.jsonl") if noted else None, TrustStore(home / "trust")
-    return Catalog.open(home / "catalog", load_site(home / "site.toml", root_key(trust)), trust, ledger)
+    ledger = Ledger(home / "ledger.jsonl") if noted else None
+    return Catalog.open(home / "catalog", site_of(home), TrustStore(home / "trust"), ledger)
+
+
+def site_of(home: Path) -> Site:
+    """The site's own record, its signature checked if it has one.
+
+    Raises:
+        HaganeError: no site.toml, one that is not well formed, or one whose signature is bad.
+    """
+    return load_site(home / "site.toml", root_key(TrustStore(home / "trust")))
 
 
 def memory_of(home: Path) -> Memory:

@@ -18,7 +18,7 @@ from hagane.seal.key_life import Erased, Rotated, erase, out_of_reach, rotate
 from hagane.seal.keyring import Keyring, Wrapped
 from hagane.seal.keys import TrustStore, generate_key, key_id_of, load_private, public_of, public_pem, read_public
 from hagane.seal.ledger import Ledger
-from hagane.seal.memory import Last, Memory, request_at, utc_today
+from hagane.seal.memory import NEVER, Last, Memory, ledger_day, request_at, utc_today
 from hagane.seal.merkle import Head, Proof, check_growth, check_proof
 from hagane.seal.names import ROOT, check_name, is_name
 from hagane.seal.permit import permit
@@ -28,6 +28,7 @@ from hagane.seal.site import Site, load_site, read_site, root_key, sign_site
 
 __all__ = [
     "COUNTRIES",
+    "NEVER",
     "ROOT",
     "Broker",
     "Entry",
@@ -65,6 +66,7 @@ __all__ = [
     "is_digest",
     "is_name",
     "key_id_of",
+    "ledger_day",
     "load_contract",
     "load_private",
     "load_site",

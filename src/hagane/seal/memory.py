@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from hagane.seal.contracts import SignedContract, is_digest
+from hagane.seal.entry import BadLineError, read_line
 from hagane.seal.site import Site
 from hagane.terms import CorruptError, Request, StoreError
 from hagane.terms.files import write_whole
 
 FORM = 1
 NEVER = date.min
+TAIL = 1 << 20
 
 
 def utc_today() -> date:
@@ -130,8 +132,39 @@ class Memory:
             os.close(fd)
 
 
+def ledger_day(ledger: Path) -> date:
+    """The day (UTC) of a ledger's last whole line, out of its last MiB; `date.min` when there is none.
+
+    Only a floor for the clock: whether the ledger is sound is for `Ledger.verify` to say.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    try:
+        with ledger.open("rb") as f:
+            f.seek(max(0, f.seek(0, os.SEEK_END) - TAIL))
+            lines = f.read().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return NEVER
+    except OSError as e:
+        raise StoreError(f"cannot be read: {e.strerror}", where=str(ledger)) from None
+    try:
+        return datetime.fromtimestamp(read_line(lines[-1] + b"\n").time_ns / 1e9, UTC).date()
+    except (IndexError, BadLineError, ValueError, OverflowError, OSError):
+        return NEVER
+
+
 def request_at(
-    site: Site, memory: Memory | None, dataset: str, digest: str, owner: str, purpose: str, *, jailed: bool, today: date
+    site: Site,
+    memory: Memory | None,
+    dataset: str,
+    digest: str,
+    owner: str,
+    purpose: str,
+    *,
+    jailed: bool,
+    today: date,
+    seen: date = NEVER,
 ) -> Request:
     """What a site asks `permit`.
 
@@ -144,6 +177,7 @@ def request_at(
         purpose: one of `PURPOSES`.
         jailed: whether it will be opened in a jail only.
         today: the day (UTC).
+        seen: a day that the site has seen besides, as `ledger_day`.
 
     Raises:
         StoreError: what the site remembers cannot be read.
@@ -160,7 +194,7 @@ def request_at(
         site_signed=site.signed_on(today),
         jailed=jailed,
         today=today,
-        last_day=memory.day() if memory else NEVER,
+        last_day=max(memory.day(), seen) if memory else seen,
         last_serial=last.serial,
         last_contract=last.contract,
     )
