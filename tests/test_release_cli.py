@@ -79,7 +79,7 @@ def test_released_weights_serve_and_say_what_is_known(scene: Scene, capsys: pyte
     assert "signed by consortium, member-cars, member-robots" in told
     assert "arm-demo, loss: AUC 0.5312 [0.4, 0.66]" in told and "not excluded" in told
     entry = scene.last()
-    assert entry["allowed"] is True and f"statement {entry['statement']}" in told
+    assert entry["allowed"] is True and f"statement {entry['statement_sha256']}" in told
     assert entry["lineage"]["checkpoint"] == manifest.source and entry["membership"]["rows"][0]["auc"] == 0.5312  # type: ignore[index]
 
 

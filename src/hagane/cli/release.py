@@ -160,7 +160,12 @@ def _let_out(o: Make, making: Path) -> tuple[Passed, dict[str, Any]]:
     (making / RELEASE).write_bytes(statement)
     check_release(making, trust)
     owners = sorted({e.owner for e in gate.expected})
-    facts = {"owners": owners, "statement": digest_of(statement), "bytes": passed.size, "rounding": gate.rounding}
+    facts = {
+        "owners": owners,
+        "statement_sha256": digest_of(statement),
+        "size_bytes": passed.size,
+        "rounding": gate.rounding,
+    }
     return passed, {**facts, "free_bits": passed.free_bits, "lineage": lineage, "membership": membership}
 
 

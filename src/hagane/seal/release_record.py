@@ -18,14 +18,13 @@ from hagane.seal.envelope import read_envelope, seal_bytes, verify_envelope, wri
 from hagane.seal.keys import TrustStore, key_id_of, public_of
 from hagane.seal.release import CANNOT_EXCLUDE, Gate, Passed
 from hagane.seal.release_claims import as_name, as_sha256
+from hagane.seal.statement import PAYLOAD_TYPE, STATEMENT_TYPE
 from hagane.seal.tensorfile import refusal
 from hagane.terms import ContractError, canonical_json, digest_bytes, digest_file
 
 RELEASE = "release.json"
 """Name of the statement in a released folder."""
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:hagane:release:v1"
+PREDICATE_TYPE = "https://hagane.invalid/release/v1"
 _MOST_BYTES = 2**24
 
 
