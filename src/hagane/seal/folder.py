@@ -28,7 +28,8 @@ from hagane.seal.sealed_list import (
     read_list,
     write_list,
 )
-from hagane.seal.shards import KEY, SHARD, Layout, SealedFile, open_sealed, seal_bytes_to
+from hagane.seal.shard_form import KEY, SHARD
+from hagane.seal.shards import Layout, SealedFile, open_sealed, seal_bytes_to
 from hagane.terms import CorruptError, StoreError, digest_file
 from hagane.terms.files import write_whole
 
