@@ -22,7 +22,8 @@ from hagane.seal.memory import NEVER, Last, Memory, ledger_day, request_at, utc_
 from hagane.seal.merkle import Head, Proof, check_growth, check_proof
 from hagane.seal.names import ROOT, check_name, is_name
 from hagane.seal.permit import permit
-from hagane.seal.shards import Layout, SealedFile, open_sealed, seal_bytes_to
+from hagane.seal.sealed_file import SealedFile, open_sealed
+from hagane.seal.shards import Layout, seal_bytes_to
 from hagane.seal.signed_file import check_payload, check_signer, signature_path, write_signature
 from hagane.seal.site import Site, load_site, read_site, root_key, sign_site
 
