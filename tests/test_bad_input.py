@@ -181,7 +181,7 @@ def contract(site: Path, name: str, *, country: str = "JP", sign: bool = True) -
     path = site / f"{name}.toml"
     path.write_text(
         f'owner = "member-steel"\ndatasets = ["mill-demo"]\nresidency = ["{country}"]\nsites = ["consortium-lab"]\n'
-        'purposes = ["anchor"]\nuntil = 2099-12-31\n'
+        'purposes = ["anchor"]\nuntil = 2099-12-31\nissued = 2026-01-01\nserial = 1\nprotection = "process"\n'
     )
     if sign:
         sign_contract(path, load_private(site / "member-steel.pem"))

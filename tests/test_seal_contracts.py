@@ -128,7 +128,7 @@ BAD_TERMS = {
     "odd letters": ('"member-cars"', '"member-c\u0430rs"', "not a member name"),
     "site": ('"plant-7"', '"*"', "not a site name"),
     "nothing granted": ('["anchor", "evaluate"]', "[]", "`purposes` is empty"),
-    "version": ("version = 1", "version = 2", "version 2"),
+    "version": ("version = 2", "version = 1", "version 1 of contracts is not known"),
     "date": ("2027-03-31", '"2027-03-31"', "`until` must be date"),
     "date and time": ("2027-03-31", "2027-03-31T00:00:00", "`until` must be date"),
     "data set": ('"road-2"', '"road/2"', "no usable name"),

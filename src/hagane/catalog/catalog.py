@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from hagane.catalog.brokered import BrokeredGate, Desk
+from hagane.catalog.brokered import Desk, make_gate
 from hagane.catalog.cache import Caches
 from hagane.catalog.columns import Columns, PictureMode
 from hagane.catalog.convert import Entry
@@ -26,7 +26,7 @@ from hagane.catalog.stored import StoredSet, refuse_other, refuse_sealed
 from hagane.catalog.workers import Mapper, Workers, working
 from hagane.intake.lerobot_journal import disk_error
 from hagane.intake.options import Options
-from hagane.seal import Keys, Ledger, SignedContract, Site, TrustStore, check_name, load_contract
+from hagane.seal import Keys, Ledger, SignedContract, Site, TrustStore, check_name, load_contract, utc_today
 from hagane.terms import (
     ChannelStats,
     ConfigError,
@@ -35,6 +35,7 @@ from hagane.terms import (
     Episode,
     HaganeError,
     LogError,
+    Refused,
     StoreError,
 )
 
@@ -65,7 +66,7 @@ class Catalog:
         trust: TrustStore,
         ledger: Ledger | None = None,
         *,
-        today: Callable[[], date] = date.today,
+        today: Callable[[], date] = utc_today,
         keys: Keys | None = None,
         desk: Desk | None = None,
     ) -> Catalog:
@@ -76,7 +77,7 @@ class Catalog:
             site: where this process runs, for `permit`.
             trust: keys of the owners that this site knows.
             ledger: refusals, additions and reads are appended to it.
-            today: the date that contracts are judged at; for tests.
+            today: the date (UTC) that contracts are judged at; for tests.
             keys: gives the keys of sealed data sets; without one only their records can be read.
             desk: who is asked instead of `permit`, and notes instead of the ledger: the broker's client, in a jail.
 
@@ -87,7 +88,7 @@ class Catalog:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise disk_error(e, root) from None
-        gate = Gate(site, ledger, today) if desk is None else BrokeredGate(site, ledger, today, desk)
+        gate = make_gate(site, ledger, today, root / "memory.json", desk)
         return cls(root, site, trust, ledger, gate, keys)
 
     def add(
@@ -161,7 +162,7 @@ class Catalog:
         workers: Workers,
     ) -> DatasetRecord:
         check_name(name, "data set name")
-        signed = self._gate.require_any(signed, name, embodiment.owner)
+        signed = self._gate.require_any(signed, name, "", embodiment.owner)
         work = self.root / "staging" / name
         with self._locked(name):
             self._refresh()
@@ -173,10 +174,14 @@ class Catalog:
                     if stored is None:
                         target = Target(work, name, embodiment, signed, self.site.name)
                         digest = write_stored(target, entries, mapper, progress)
+                        self._gate.accept(signed, name, digest, embodiment.owner)
                         # before it is there, so that nothing is there that the ledger does not know
                         self._gate.note("add", name, signed, {"digest": digest, "episodes": len(entries)})
-                        self._publish(work, name)
-            except (LogError, ConfigError):
+                        # renames only: the set first, since the cache can be built again from it
+                        publish(work / "set", self.root / "sets" / name)
+                        self._refresh()
+                        self._caches.put(self._stored(name), work / "columns")
+            except (LogError, ConfigError, Refused):
                 # the input itself is refused: nothing of it stays here
                 shutil.rmtree(work, ignore_errors=True)
                 raise
@@ -196,9 +201,10 @@ class Catalog:
         """
         stored = self._stored(name)
         refuse_sealed(stored)
-        signed = self._gate.require_any(signed, name, str(stored.record["owner"]))
+        digest = str(stored.record["digest"])
         with self._locked(name):
-            self._gate.note("renew", name, signed, {"digest": stored.record["digest"]})
+            self._gate.accept(signed, name, digest, str(stored.record["owner"]))
+            self._gate.note("renew", name, signed, {"digest": digest})
             put_contract(stored.contract_path.parent, signed)
             self._refresh()
         return self.record(name)
@@ -245,8 +251,10 @@ class Catalog:
         Raises:
             StoreError: as `record`.
         """
-        owner = str(self._stored(name).record["owner"])
-        return self._gate.decide(self._held.contracts.get(name), name, owner, purpose)
+        record = self._stored(name).record
+        return self._gate.decide(
+            self._held.contracts.get(name), name, str(record["digest"]), str(record["owner"]), purpose
+        )
 
     def ask(self, name: str, purpose: str) -> None:
         """Go on only if the contract permits to read a data set for a purpose; the ledger notes it. Whatever gives
@@ -259,9 +267,9 @@ class Catalog:
         stored = self._stored(name)
         if name in self.problems:
             raise self.problems[name]
-        signed = self._held.contracts[name]
-        self._gate.require(signed, name, str(stored.record["owner"]), purpose)
-        self._gate.note("read", name, signed, {"purpose": purpose, "digest": stored.record["digest"]})
+        signed, digest = self._held.contracts[name], str(stored.record["digest"])
+        self._gate.require(signed, name, digest, str(stored.record["owner"]), purpose)
+        self._gate.note("read", name, signed, {"purpose": purpose, "digest": digest})
 
     def shelf(self, folder: Path, name: str) -> Shelf:
         """A folder of a data set, sealed or plain, to be read from.
@@ -332,12 +340,6 @@ class Catalog:
             raise self.problems[name]
         known = ", ".join(sorted(self._held.sets)) or "none"
         raise StoreError(f"no data set {name!r}", where=str(self.root), next_step=f"there are: {known}")
-
-    def _publish(self, work: Path, name: str) -> None:
-        """Renames only: the set first, since the cache can be built again from it."""
-        publish(work / "set", self.root / "sets" / name)
-        self._refresh()
-        self._caches.put(self._stored(name), work / "columns")
 
     def _refresh(self) -> None:
         """Read the folders and verify contracts."""

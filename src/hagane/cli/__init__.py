@@ -20,6 +20,7 @@ VERBS: dict[str, str] = {
     "serve": "answer machines over the openpi wire",
     "drive": "run a world against a server, through the guard",
     "export": "a checkpoint's weights as plain safetensors, and back",
+    "release": "weights that leave: the export gate, signed by their owners",
     "plan": "counts, dry runs, days and yen before a run is paid for",
     "audit": "the ledger: verify, and trace an action to its contracts",
     "console": "make the report page of a run",

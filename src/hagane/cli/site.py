@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hagane.catalog import Catalog
+from hagane.seal import Memory
+
+if TYPE_CHECKING:
+    from hagane.catalog import Catalog
 
 
 def open_catalog(home: Path, *, noted: bool = True) -> Catalog:
@@ -17,8 +21,13 @@ def open_catalog(home: Path, *, noted: bool = True) -> Catalog:
     Raises:
         HaganeError: no site.toml, or a catalog that cannot be used.
     """
-    from hagane.seal import Ledger, TrustStore, load_site
+    from hagane.catalog import Catalog
+    from hagane.seal import Ledger, TrustStore, load_site, root_key
 
-    ledger = Ledger(home / "ledger.jsonl") if noted else None
-    site = load_site(home / "site.toml")
-    return Catalog.open(home / "catalog", site, TrustStore(home / "trust"), ledger)
+    ledger, trust = Ledger(home / "ledger.jsonl") if noted else None, TrustStore(home / "trust")
+    return Catalog.open(home / "catalog", load_site(home / "site.toml", root_key(trust)), trust, ledger)
+
+
+def memory_of(home: Path) -> Memory:
+    """What the site remembers of contracts and days: the file that its catalog keeps."""
+    return Memory(home / "catalog" / "memory.json")

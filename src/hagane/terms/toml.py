@@ -140,7 +140,8 @@ def find_line(text: str, path: tuple[str, ...]) -> int:
 
 
 def _as_table(value: Any) -> dict[str, Any]:
-    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    # what is no parameter is no key either
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
 
 
 def _dump(table: Mapping[str, Any], path: tuple[str, ...], lines: list[str]) -> None:
