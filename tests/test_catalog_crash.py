@@ -28,7 +28,7 @@ def progress(now, n):
     if (now, n) == (what, count):
         die()
 if what == "publish":
-    catalog.Catalog._publish = die
+    catalog.publish = die
 if what == "cache":
     catalog.Caches.put = die
 home = make_home(folder)

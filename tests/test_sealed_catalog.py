@@ -338,7 +338,7 @@ def test_an_index_that_does_not_add_up_is_refused(pair: Pair, tmp_path: Path) ->
 
 
 def test_a_sealed_set_is_renewed_by_the_keyring(own: Pair, tmp_path: Path) -> None:
-    signed = make_signed(own)
+    signed = own.plain.contract(ARM, purposes=("anchor",))
     folder = own.sealed.folder / "catalog/sets/arm-demo"
     with pytest.raises(Refused):
         renew_set(folder, signed, Keyring(tmp_path / "none"))
@@ -347,11 +347,7 @@ def test_a_sealed_set_is_renewed_by_the_keyring(own: Pair, tmp_path: Path) -> No
     assert catalog.contract("arm-demo").digest == signed.digest and catalog.verify("arm-demo")
     with pytest.raises(Refused):
         catalog.stats("arm-demo", "view")
-    assert list(catalog.episodes("arm-demo", "serve"))
-
-
-def make_signed(own: Pair) -> SignedContract:
-    return own.plain.contract(ARM, purposes=("serve",))
+    assert list(catalog.episodes("arm-demo", "anchor"))
 
 
 def test_a_cache_that_is_absent_is_built_in_plain(own: Pair) -> None:

@@ -58,7 +58,17 @@ def signed_by(folder: Path, machine: Embodiment, trust: TrustStore) -> SignedCon
     if machine.owner not in trust.owners():
         trust.add(machine.owner, public_of(key))
     path = folder / f"{machine.name}.toml"
-    path.write_text(dump_toml(Contract(machine.owner, (machine.name,), ("JP",), ("plant-7",), ("anchor",), date.max)))
+    terms = (
+        machine.owner,
+        (machine.name,),
+        ("JP",),
+        ("plant-7",),
+        ("anchor",),
+        date(2099, 12, 31),
+        date(2026, 1, 1),
+        1,
+    )
+    path.write_text(dump_toml(Contract(*terms, protection="process")), "utf-8")
     sign_contract(path, key)
     return load_contract(path, trust)
 

@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from hagane.catalog.brokered import BrokeredGate, Desk
+from hagane.catalog.brokered import Desk, make_gate
 from hagane.catalog.cache import Caches
 from hagane.catalog.columns import Columns, PictureMode
 from hagane.catalog.convert import Entry
@@ -26,7 +26,7 @@ from hagane.catalog.stored import StoredSet, refuse_other, refuse_sealed
 from hagane.catalog.workers import Mapper, Workers, working
 from hagane.intake.lerobot_journal import disk_error
 from hagane.intake.options import Options
-from hagane.seal import Keys, Ledger, Memory, SignedContract, Site, TrustStore, check_name, load_contract, utc_today
+from hagane.seal import Keys, Ledger, SignedContract, Site, TrustStore, check_name, load_contract, utc_today
 from hagane.terms import (
     ChannelStats,
     ConfigError,
@@ -49,8 +49,7 @@ class Catalog:
         self, root: Path, site: Site, trust: TrustStore, ledger: Ledger | None, gate: Gate, keys: Keys | None
     ) -> None:
         self.root, self.site, self.trust, self.ledger = root, site, trust, ledger
-        self._keys, self.gate = keys, gate
-        """Judges every request."""
+        self.gate, self._keys = gate, keys
         self._caches = Caches(root / "cache", root / ".locks", self.shelf)
         self._refresh()
 
@@ -82,7 +81,7 @@ class Catalog:
             today: the date (UTC) that contracts are judged at; for tests.
             keys: gives the keys of sealed data sets; without one only their records can be read.
             desk: who is asked instead of `permit`, and notes instead of the ledger: the broker's client, in a jail.
-            jailed: asked on behalf of a jail: by the keeper that starts it, or in it.
+            jailed: asked by a keeper, on behalf of the jail that it starts.
 
         Raises:
             StoreError: the folder cannot be used.
@@ -91,8 +90,7 @@ class Catalog:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise disk_error(e, root) from None
-        about = (site, ledger, today, Memory(root / "memory.json"))
-        gate = Gate(*about, jailed) if desk is None else BrokeredGate(*about, True, desk=desk)
+        gate = make_gate(site, ledger, today, root / "memory.json", desk, jailed)
         return cls(root, site, trust, ledger, gate, keys)
 
     def add(
@@ -178,7 +176,10 @@ class Catalog:
                         self.gate.accept(signed, name, digest, embodiment.owner)
                         # before it is there, so that nothing is there that the ledger does not know
                         self.gate.note("add", name, signed, {"digest": digest, "episodes": len(entries)})
-                        self._publish(work, name)
+                        # renames only: the set first, since the cache can be built again from it
+                        publish(work / "set", self.root / "sets" / name)
+                        self._refresh()
+                        self._caches.put(self._stored(name), work / "columns")
             except (LogError, ConfigError, Refused):
                 # the input itself is refused: nothing of it stays here
                 shutil.rmtree(work, ignore_errors=True)
@@ -250,8 +251,9 @@ class Catalog:
             StoreError: as `record`.
         """
         record = self._stored(name).record
-        content, owner = str(record["digest"]), str(record["owner"])
-        return self.gate.decide(self._held.contracts.get(name), name, content, owner, purpose)
+        return self.gate.decide(
+            self._held.contracts.get(name), name, str(record["digest"]), str(record["owner"]), purpose
+        )
 
     def ask(self, name: str, purpose: str) -> None:
         """Go on only if the contract permits to read a data set for a purpose; the ledger notes it. Whatever gives
@@ -337,12 +339,6 @@ class Catalog:
             raise self.problems[name]
         known = ", ".join(sorted(self._held.sets)) or "none"
         raise StoreError(f"no data set {name!r}", where=str(self.root), next_step=f"there are: {known}")
-
-    def _publish(self, work: Path, name: str) -> None:
-        """Renames only: the set first, since the cache can be built again from it."""
-        publish(work / "set", self.root / "sets" / name)
-        self._refresh()
-        self._caches.put(self._stored(name), work / "columns")
 
     def _refresh(self) -> None:
         """Read the folders and verify contracts."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
-from typing import Any
+from typing import Any, ClassVar
 
-from hagane.seal import NEVER, Ledger, Memory, SignedContract, Site, ledger_day, permit, request_at
+from hagane.seal import Ledger, Memory, SignedContract, Site, permit, request_at
+from hagane.seal.memory import NEVER, ledger_day
 from hagane.terms import Decision, Refused, Request
 
 
@@ -15,6 +16,8 @@ from hagane.terms import Decision, Refused, Request
 class Gate:
     """Judges requests of one site."""
 
+    jailed: ClassVar[bool] = False
+    """Whether data is opened in a jail only."""
     site: Site
     """Where this process runs."""
     ledger: Ledger | None
@@ -23,8 +26,6 @@ class Gate:
     """The date (UTC) that contracts are judged at."""
     memory: Memory
     """What the site remembers of contracts and days."""
-    jailed: bool = False
-    """Asked on behalf of a jail."""
 
     def decide(self, signed: SignedContract | None, dataset: str, digest: str, owner: str, purpose: str) -> Decision:
         """What `permit` answers; nothing is written down."""
@@ -88,9 +89,10 @@ class Gate:
         if self.ledger is not None:
             days = {"today": str(request.today), "last_day": str(request.last_day)}
             self.ledger.append("refusal", {**asdict(request), **days, "reason": decision.reason})
-        return self._refused(request.dataset, request.owner, decision)
+        return refused(request.dataset, request.owner, decision)
 
-    @staticmethod
-    def _refused(dataset: str, owner: str, decision: Decision) -> Refused:
-        next_step = f"ask {owner} for a contract that grants this, or leave the data set out"
-        return Refused(decision.reason, where=dataset, next_step=next_step)
+
+def refused(dataset: str, owner: str, decision: Decision) -> Refused:
+    """The error of a refusal."""
+    next_step = f"ask {owner} for a contract that grants this, or leave the data set out"
+    return Refused(decision.reason, where=dataset, next_step=next_step)

@@ -78,6 +78,8 @@ TIERS = (
     Tier(f"{_CACHE}/flags.bin", True, "64 KiB"),
     Tier(f"{_CACHE}/last.bin", True, "64 KiB"),
     Tier(f"{_CACHE}/index.json", True, "64 KiB; ids, tasks, lengths"),
+    Tier("catalog/memory.json", False, "what the site remembers of contracts: owner, data set, number, newest day"),
+    Tier("catalog/.memory.json.lock", False, "empty"),
     Tier("catalog/.locks/*", False, "empty; a name of a data set each"),
 )
 """Every file of a data set under a contract that asks for a jail. Journals in catalog/staging and caches in the making
