@@ -50,7 +50,7 @@ class Tiles:
     @classmethod
     @contextmanager
     def of(cls, ledger: Path, ledger_bytes: int, unnamed: bool = False) -> Iterator[Tiles]:
-        """The hashes of a ledger of so many bytes; made anew, in unnamed files, if asked or if its folder cannot be written."""
+        """The hashes of a ledger of so many bytes; in unnamed files if asked, or if its folder cannot be written."""
         folder = ledger.with_name(ledger.name + ".tiles")
         with ExitStack() as stack:
             try:
