@@ -216,7 +216,11 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("ledger", "if entry.time_ns < floor_ns:", "if False:"),
     ("ledger", "if entry.index != index:", "if False:"),
     ("ledger", "max(now_ns, floor_ns)", "now_ns"),
-    ("ledger", "if fresh:\n                    tiles.clear()", "if fresh:\n                    return None"),
+    (
+        "ledger",
+        "if again:\n                            tiles.clear()",
+        "if again:\n                            return None",
+    ),
     ("witness", "if not check_growth(old, signed.head, growth):", "if False:"),
     ("witness", "if signed.head.size < old.size:", "if False:"),
     ("witness", "if not signed_by_site(signed, site_key):", "if False:"),

@@ -179,16 +179,17 @@ class Ledger:
         return self._ask(ask)
 
     def _ask(self, ask: Callable[[Tiles, IO[bytes]], T]) -> T:
-        """An answer from the hashes kept beside the ledger; where they do not fit, from hashes made anew."""
-        with opened(self.path) as (file, until), Tiles.of(self.path, until) as tiles:
-            for fresh in (False, True):
-                if fresh:
-                    tiles.clear()
-                try:
-                    self._bring(tiles, file, until)
-                    return ask(tiles, file)
-                except (TilesError, BadLineError):
-                    continue
+        """An answer from the hashes kept beside the ledger; else from hashes made anew there, or in unnamed files."""
+        with opened(self.path) as (file, until):
+            for again, unnamed in ((False, False), (True, False), (True, True)):
+                with Tiles.of(self.path, until, unnamed) as tiles:
+                    try:
+                        if again:
+                            tiles.clear()
+                        self._bring(tiles, file, until)
+                        return ask(tiles, file)
+                    except (TilesError, BadLineError):
+                        continue
         raise CorruptError(
             "this is not the ledger of the head that was given",
             where=str(self.path),

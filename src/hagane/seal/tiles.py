@@ -49,11 +49,13 @@ class Tiles:
 
     @classmethod
     @contextmanager
-    def of(cls, ledger: Path, ledger_bytes: int) -> Iterator[Tiles]:
-        """The hashes of a ledger of so many bytes; made anew in unnamed files where its folder cannot be written."""
+    def of(cls, ledger: Path, ledger_bytes: int, unnamed: bool = False) -> Iterator[Tiles]:
+        """The hashes of a ledger of so many bytes; in unnamed files if asked, or if its folder cannot be written."""
         folder = ledger.with_name(ledger.name + ".tiles")
         with ExitStack() as stack:
             try:
+                if unnamed:
+                    raise OSError
                 folder.mkdir(exist_ok=True)
                 opened = [os.open(folder / n, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644) for n in _NAMES]
                 files = [stack.enter_context(os.fdopen(fd, "r+b", buffering=0)) for fd in opened]
@@ -164,7 +166,10 @@ class Tiles:
     def _write(file: IO[bytes], start: int, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            done = os.pwrite(file.fileno(), view, start)
+            try:
+                done = os.pwrite(file.fileno(), view, start)
+            except OSError:  # a full disk: the ledger itself is sound
+                raise TilesError from None
             view, start = view[done:], start + done
 
 
