@@ -101,6 +101,24 @@ def test_it_holds_no_privilege_and_can_get_none() -> None:
     assert re.search(r"Max core file size\s+[01]\s+[01]\s", limits)
 
 
+def test_the_init_is_out_of_reach_by_two_walls() -> None:
+    code = """
+for path in ("/proc/1/root", "/proc/1/mem", "/proc/1/environ", "/proc/1/fd/4"):
+    try:
+        os.open(path, os.O_RDONLY); seen[path] = 0
+    except OSError as e:
+        seen[path] = e.errno
+try:
+    os.kill(1, 15); seen["kill"] = 0
+except OSError as e:
+    seen["kill"] = e.errno
+"""
+    assert all(probe(code).values())
+    # without these the init's own capabilities still guard it, as ours are none
+    seen = probe(code.replace("15", "0"), "proc_masked", "landlock", "landlock_scope")
+    assert seen.pop("kill") == 0 and all(seen.values())
+
+
 def test_descriptors_of_the_parent_are_closed_unless_that_wall_is_taken_away() -> None:
     read, write = os.pipe()
     os.set_inheritable(read, True)
@@ -249,6 +267,13 @@ def test_output_is_a_pipe_or_nothing(tmp_path: Path) -> None:
             with pytest.raises(JailError, match="must be a pipe"):
                 start(plan_of("/bin/true"), null, fd)
     os.close(null)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_wall_can_be_taken_away_alone(layer: Layer) -> None:
+    if layer == "userns" and os.geteuid() != 0:
+        pytest.skip("without it only root builds the others")
+    assert said(plan_of("/bin/echo", "up", layers=Layers().without(layer))).out == "up\n"
 
 
 def test_plans_that_make_no_sense_are_refused() -> None:

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hagane.seal.shards import STRIDE, Layout, open_sealed, seal_bytes_to
+from hagane.seal.sealed_file import open_sealed
+from hagane.seal.shard_form import STRIDE
+from hagane.seal.shards import Layout, seal_bytes_to
 from hagane.terms import CorruptError, StoreError, digest_file
 from tests.sealed_fixture import CONTRACT, KEY, SHARD
 

@@ -12,8 +12,9 @@ from hagane.catalog.columns import PICTURE_MODES, Columns, PictureMode, is_curre
 from hagane.catalog.columns_write import prepare_rows, write_columns
 from hagane.catalog.lock import locked
 from hagane.catalog.shelf import Shelf, damaged_cache
-from hagane.catalog.store import StoredSet
+from hagane.catalog.stored import StoredSet
 from hagane.intake.lerobot_grid import align, instruction
+from hagane.seal import check_folder
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,23 @@ class Caches:
             folder.parent.mkdir(parents=True, exist_ok=True)
             made.rename(folder)
 
-    def verify(self, stored: StoredSet) -> None:
-        """Check every byte of the caches of a data set; those of an earlier version are not used any more.
+    def verify(self, stored: StoredSet, *, with_keys: bool) -> int:
+        """Check every byte of a data set and of its caches (those of an earlier version are not used any more); without
+        keys, that sealed files are the ones that were sealed. Returns how many files of the set there are.
 
         Raises:
             CorruptError: names file and episode.
         """
-        for mode in PICTURE_MODES:
-            shelf = self.shelf(self._folder(stored, mode), stored.folder.name)
+        name = stored.folder.name
+        shelves = [self.shelf(self._folder(stored, mode), name) for mode in PICTURE_MODES]
+        if stored.shelf.sealed and not with_keys:
+            counts = [len(check_folder(s.folder).files) for s in (stored.shelf, *shelves) if s.sealed]
+            return counts[0]
+        count = stored.verify()
+        for shelf in shelves:
             if is_current(shelf):
                 open_columns(shelf, stored.embodiment()).verify()
+        return count
 
     def _locked(self, folder: Path) -> AbstractContextManager[None]:
         return locked(self.locks / f"{folder.name}.cache")

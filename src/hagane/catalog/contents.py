@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hagane.catalog.catalog import Catalog
-from hagane.catalog.sketch import unpack_sketches
-from hagane.catalog.store import OURS, StoredSet
+from hagane.catalog.stored import StoredSet
 from hagane.intake.lerobot_sketch import Sketch
 
 
@@ -109,9 +108,7 @@ def sketches_of(catalog: Catalog, name: str, purpose: str) -> dict[str, Sketch]:
         Refused: the contract does not permit it; CorruptError: stored bytes differ from their digest.
     """
     catalog.ask(name, purpose)
-    path = f"{OURS}/stats.npz"
-    stored = stored_of(catalog, name)
-    return unpack_sketches(stored.bytes(path), str(stored.folder / path))
+    return stored_of(catalog, name).sketches()
 
 
 def disk_bytes(folder: Path) -> int:

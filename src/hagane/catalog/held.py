@@ -8,7 +8,8 @@ from pathlib import Path
 
 from hagane.catalog.record import DatasetRecord
 from hagane.catalog.shelf import Shelf
-from hagane.catalog.store import OURS, StoredSet
+from hagane.catalog.stored import StoredSet
+from hagane.intake.lerobot_journal import sync_folder
 from hagane.seal import SignedContract, TrustStore, load_contract
 from hagane.terms import ConfigError, ContractError, HaganeError, StoreError
 
@@ -29,9 +30,9 @@ class Held:
         stored = self.sets[name]
         r = stored.record
         contract = self.contracts[name].digest if name in self.contracts else ""
-        path = stored.folder / OURS / "contract.toml"
         kept = (r["embodiment"], r["owner"], r["episodes"], r["steps"], r["seconds"], r["digest"])
-        return DatasetRecord(name, *kept, contract, path, r["findings"], r.get("site", ""))
+        more = (r["findings"], r.get("site", ""), r.get("domain", ""), stored.shelf.sealed)
+        return DatasetRecord(name, *kept, contract, stored.contract_path, *more)
 
 
 def find_sets(folder: Path, shelf: Callable[[Path, str], Shelf], trust: TrustStore) -> Held:
@@ -41,7 +42,14 @@ def find_sets(folder: Path, shelf: Callable[[Path, str], Shelf], trust: TrustSto
         name = place.name
         try:
             held.sets[name] = StoredSet(shelf(place, name))
-            held.contracts[name] = load_contract(place / OURS / "contract.toml", trust)
+            held.contracts[name] = load_contract(held.sets[name].contract_path, trust)
         except (StoreError, ContractError, ConfigError) as e:
             held.problems[name] = e
     return held
+
+
+def publish(made: Path, target: Path) -> None:
+    """Rename a finished data set into its place; on disk when this returns."""
+    target.parent.mkdir(exist_ok=True)
+    made.rename(target)
+    sync_folder(target.parent)

@@ -101,8 +101,6 @@ class Plan:
     """Working folder inside."""
     size_bytes: int = 1 << 30
     """Limit of works, /tmp and /dev/shm together; it is memory."""
-    peers: tuple[str, ...] = ()
-    """IPv4 addresses of jails on other nodes that this one may reach; as root only."""
     layers: Layers = Layers()
     """Fewer than all only in tests and trials."""
 

@@ -37,7 +37,7 @@ class Jailed:
 
     @property
     def root(self) -> Path:
-        """The jail's root as seen from here: works are read below it until `release`."""
+        """The jail's root as seen from here, until `release`. Read works by `collect`: links lead to the host."""
         return Path(f"/proc/{self.pid}/root")
 
     def wait(self) -> int:
@@ -157,12 +157,19 @@ def _stage(plan: Plan, stdout: int, stderr: int, wired: bool) -> Jailed:
             env={},
             start_new_session="session" in plan.layers.on,
         )
+    except BaseException:
+        os.close(status)
+        os.close(life)
+        raise
     finally:
         os.close(tells)
         os.close(hears)
     assert stage.stdin is not None
-    with stage.stdin:
-        stage.stdin.write(_order(plan, wired).dump())
+    try:
+        with stage.stdin:
+            stage.stdin.write(_order(plan, wired).dump())
+    except BrokenPipeError:
+        pass  # it ended early, and the status says why
     return Jailed(stage, status, life)
 
 

@@ -38,7 +38,7 @@ _NEW_NAMESPACES = sum(FLAGS.values()) & ~FLAGS["timens"]  # clone(2) reads that 
 RULES: dict[str, tuple[Rule, ...]] = {
     "seccomp_families": (
         ("socket", (("not in", 0, (AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_VSOCK)),), EAFNOSUPPORT),
-        # getifaddrs of the C library, by which gloo finds its device, asks NETLINK_ROUTE (protocol 0)
+        # gloo does not start without getifaddrs, which asks NETLINK_ROUTE (protocol 0), here only to read
         ("socket", (("in", 0, (AF_NETLINK,)), ("not in", 2, (0,))), EAFNOSUPPORT),
     ),
     "seccomp_vsock": (("socket", (("in", 0, (AF_VSOCK,)),), EAFNOSUPPORT),),

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from hagane.seal.keyring import Keyring, Wrapped
 from hagane.seal.private_files import sync_folder
+from hagane.seal.sealed_file import SealedFile, open_sealed
 from hagane.seal.sealed_list import (
     NAME,
     SUFFIX,
@@ -28,7 +29,8 @@ from hagane.seal.sealed_list import (
     read_list,
     write_list,
 )
-from hagane.seal.shards import KEY, SHARD, Layout, SealedFile, open_sealed, seal_bytes_to
+from hagane.seal.shard_form import KEY, SHARD
+from hagane.seal.shards import Layout, seal_bytes_to
 from hagane.terms import CorruptError, StoreError, digest_file
 from hagane.terms.files import write_whole
 

@@ -45,6 +45,23 @@ def load_private(path: Path) -> Ed25519PrivateKey:
     return key
 
 
+def read_public(path: Path) -> Ed25519PublicKey:
+    """Read a public key (PEM).
+
+    Raises:
+        ContractError: it cannot be read, or is no Ed25519 public key.
+    """
+    try:
+        key = serialization.load_pem_public_key(path.read_bytes())
+    except OSError as e:
+        raise ContractError(f"the key cannot be read: {e.strerror}", where=str(path)) from None
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise ContractError("not an Ed25519 public key in PEM", where=str(path))
+    return key
+
+
 def public_of(private_key: Ed25519PrivateKey) -> Ed25519PublicKey:
     """The public half of a key."""
     return private_key.public_key()
@@ -108,20 +125,14 @@ class TrustStore:
             ContractError: the owner is not known here, or the file is no Ed25519 public key.
         """
         path = self.path_of(owner)
-        try:
-            key = serialization.load_pem_public_key(path.read_bytes())
-        except FileNotFoundError:
+        if not path.exists():
             known = ", ".join(self.owners()) or "nobody yet"
             raise ContractError(
                 f"owner {owner!r} is not known on this site (known: {known})",
                 where=str(self.folder),
                 next_step=f"get {owner}.pub from the owner by a way you trust and put it in this folder",
-            ) from None
-        except (OSError, ValueError, UnsupportedAlgorithm):
-            key = None
-        if not isinstance(key, Ed25519PublicKey):
-            raise ContractError("not an Ed25519 public key in PEM", where=str(path))
-        return key
+            )
+        return read_public(path)
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:

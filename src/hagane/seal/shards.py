@@ -6,28 +6,35 @@
     records ciphertext and 16 bytes of tag each, end to end
 
 Every file has a key of its own, so the number of a record is a nonce that never repeats; the two highest numbers are
-those of the head and of the table. Additional data of a record: the head and its number. `decrypt_into` of newer
-releases of `cryptography` was measured as fast as `decrypt` and a copy up to 64 KiB, so the older call is used.
+those of the head and of the table. Additional data of a record: the head and its number.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import mmap
 import os
-import struct
 import sys
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from hagane.terms import CorruptError, StoreError
+from hagane.seal.shard_form import (
+    EVEN,
+    HEAD,
+    HEAD_NONCE,
+    MAGIC,
+    SHARD,
+    STRIDE,
+    TABLE,
+    TABLE_NONCE,
+    VERSION,
+    bytes_of,
+)
+from hagane.terms import StoreError
 from hagane.terms.files import write_whole
 
 if sys.version_info >= (3, 12):
@@ -35,14 +42,6 @@ if sys.version_info >= (3, 12):
 else:
     Buffer = bytes | bytearray | memoryview
 
-MAGIC, VERSION = b"HAGANE\0S", 1
-STRIDE = 65_536
-"""Plaintext bytes of a record, unless a layout says otherwise."""
-KEY, TAG, SHARD = 32, 16, 16
-"""Bytes of a key, of a tag, of a shard id."""
-_HEAD = struct.Struct(">8sHHI16s32sQQ")
-_EVEN, _TABLE = 0, 1
-_HEAD_NONCE, _TABLE_NONCE = b"\xff" * 12, b"\xff" * 11 + b"\xfe"
 _BLOCK = 1 << 20
 
 
@@ -64,164 +63,6 @@ class Ciphertext:
     """Of the whole sealed file, hex."""
     bytes: int
     """Of the whole sealed file."""
-
-
-class SealedFile:
-    """A sealed file, memory-mapped; made by `open_sealed`. Records may be read by several threads."""
-
-    def __init__(self, path: Path, data: memoryview, key: bytes, *, shard: str = "", contract: str = "") -> None:
-        self.path, self._data = path, data
-        self._gcm = AESGCM(key)
-        if len(data) < _HEAD.size + TAG:
-            raise self._damaged("it is cut")
-        self._head = bytes(data[: _HEAD.size])
-        magic, version, kind, stride, shard_id, contract_id, size, count = _HEAD.unpack(self._head)
-        self.stride: int = stride
-        """Bytes of a record of an even layout; 0 for uneven ones."""
-        self.size: int = size
-        """Bytes of the plaintext."""
-        self.count: int = count
-        """Records."""
-        self.shard: str = shard_id.hex()
-        """Shard id, 32 hex digits."""
-        self.contract: str = contract_id.hex()
-        """Digest of the contract under which it was sealed, 64 hex digits."""
-        if magic != MAGIC or version != VERSION:
-            raise self._damaged(f"it is no sealed file of version {VERSION}")
-        self._unlock(_HEAD_NONCE, data[_HEAD.size : _HEAD.size + TAG], self._head, "its head (or this is another key)")
-        if (shard and shard != self.shard) or (contract and contract != self.contract):
-            raise self._damaged("it is another shard, or was sealed under another contract, than the list says")
-        self._base = _HEAD.size + TAG
-        self._ends: array[int] | None = self._read_table() if kind == _TABLE else None
-        if len(data) != self._base + self.size + TAG * self.count:
-            raise self._damaged("it is cut, or something was added")
-
-    def __len__(self) -> int:
-        return self.count
-
-    def span(self, i: int) -> tuple[int, int]:
-        """First byte and end of record i in the plaintext.
-
-        Raises:
-            IndexError: no such record.
-        """
-        if not 0 <= i < self.count:
-            raise IndexError(f"record {i} of {self.count}: {self.path}")
-        if self._ends is not None:
-            return (self._ends[i - 1] if i else 0), self._ends[i]
-        return i * self.stride, min((i + 1) * self.stride, self.size)
-
-    def record(self, i: int) -> bytes:
-        """Plaintext of record i.
-
-        Raises:
-            CorruptError: these are not the bytes that were sealed here; names file and record.
-            IndexError: no such record.
-        """
-        first, end = self.span(i)
-        nonce = i.to_bytes(12, "big")
-        at = self._base + first + TAG * i
-        try:
-            return self._gcm.decrypt(nonce, self._data[at : at + end - first + TAG], self._head + nonce)
-        except InvalidTag:
-            raise self._damaged(f"record {i}") from None
-
-    def into(self, i: int, buffer: Buffer) -> int:
-        """Plaintext of record i into the beginning of a buffer; returns its bytes.
-
-        Raises:
-            CorruptError, IndexError: as `record`.
-            ValueError: the buffer is too short.
-        """
-        data = self.record(i)
-        view = memoryview(buffer).cast("B")
-        if len(view) < len(data):
-            raise ValueError(f"record {i} has {len(data)} bytes, the buffer {len(view)}")
-        view[: len(data)] = data
-        return len(data)
-
-    def records_into(self, indices: Sequence[int], out: Buffer) -> None:
-        """Plaintext of N records of an even layout, [N, stride] bytes, into a contiguous buffer.
-
-        Raises:
-            CorruptError: as `record`; `out` then holds the records before it.
-            IndexError: no such record, or the short one at the end.
-            ValueError: an uneven layout, or a buffer of another size.
-        """
-        view, stride = memoryview(out).cast("B"), self.stride
-        if self._ends is not None or len(view) != len(indices) * stride:
-            raise ValueError(f"{len(indices)} records of {stride} bytes do not fill a buffer of {len(view)} bytes")
-        if len(indices) and not 0 <= min(indices) <= max(indices) < self.size // stride:
-            raise IndexError(f"of records {min(indices)} to {max(indices)}, {self.size // stride} are whole")
-        # names of this function's own: a record of 300 bytes takes 2 us in all
-        decrypt, data, head, base, width, at = self._gcm.decrypt, self._data, self._head, self._base, stride + TAG, 0
-        i = 0
-        try:
-            for i in indices:
-                nonce, start = i.to_bytes(12, "big"), base + i * width
-                view[at : at + stride] = decrypt(nonce, data[start : start + width], head + nonce)
-                at += stride
-        except InvalidTag:
-            raise self._damaged(f"record {i}") from None
-
-    def blocks(self) -> Iterator[bytes]:
-        """All records in order.
-
-        Raises:
-            CorruptError: as `record`.
-        """
-        return map(self.record, range(self.count))
-
-    def read(self) -> bytes:
-        """The whole plaintext.
-
-        Raises:
-            CorruptError: as `record`.
-        """
-        return b"".join(self.blocks())
-
-    def _read_table(self) -> array[int]:
-        end = self._base + 8 * self.count + TAG
-        if end > len(self._data):
-            raise self._damaged("its table is cut")
-        ends = _as_array(self._unlock(_TABLE_NONCE, self._data[self._base : end], self._head, "its table"))
-        self._base = end
-        return ends
-
-    def _unlock(self, nonce: bytes, data: memoryview, more: bytes, what: str) -> bytes:
-        try:
-            return self._gcm.decrypt(nonce, data, more)
-        except InvalidTag:
-            raise self._damaged(what) from None
-
-    def _damaged(self, what: str) -> CorruptError:
-        return CorruptError(
-            f"not the bytes that were sealed: {what}",
-            where=str(self.path),
-            next_step="restore the file from a copy, or bring the data in again",
-        )
-
-
-def open_sealed(path: Path, key: bytes, *, shard: str = "", contract: str = "") -> SealedFile:
-    """Map a sealed file and check its head.
-
-    Args:
-        path: the file.
-        key: its 32 bytes.
-        shard: the shard id that it must have, hex; "" takes any.
-        contract: the contract that it must be sealed under, hex; "" takes any.
-
-    Raises:
-        CorruptError: another key, shard or contract; a cut or changed file.
-        StoreError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as f:
-            size = os.fstat(f.fileno()).st_size
-            data = memoryview(mmap.mmap(f.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
-    except OSError as e:
-        raise StoreError(f"the sealed file cannot be read: {e.strerror}", where=str(path)) from None
-    return SealedFile(path, data, key, shard=shard, contract=contract)
 
 
 def seal_bytes_to(
@@ -276,14 +117,14 @@ def _sealed(
     if not 0 < layout.stride < 1 << 32 or (sizes is not None and (sum(sizes) != size or min(sizes, default=0) < 0)):
         raise _Uneven("the records of the layout are not the file")
     count = -(-size // layout.stride) if sizes is None else len(sizes)
-    kind, stride = (_EVEN, layout.stride) if sizes is None else (_TABLE, 0)
+    kind, stride = (EVEN, layout.stride) if sizes is None else (TABLE, 0)
     gcm, ids = AESGCM(key), (bytes.fromhex(shard), bytes.fromhex(contract))
     if len(ids[0]) != SHARD or len(ids[1]) != hashlib.sha256().digest_size:
         raise ValueError(f"a shard id has 32 hex digits and a contract 64, not {shard!r} and {contract!r}")
-    head = _HEAD.pack(MAGIC, VERSION, kind, stride, *ids, size, count)
-    yield head + gcm.encrypt(_HEAD_NONCE, b"", head)
+    head = HEAD.pack(MAGIC, VERSION, kind, stride, *ids, size, count)
+    yield head + gcm.encrypt(HEAD_NONCE, b"", head)
     if sizes is not None:
-        yield gcm.encrypt(_TABLE_NONCE, _as_bytes(itertools.accumulate(sizes)), head)
+        yield gcm.encrypt(TABLE_NONCE, bytes_of(itertools.accumulate(sizes)), head)
     kept, waiting = [], 0
     for i in range(count):
         want = sizes[i] if sizes is not None else min(layout.stride, size - i * layout.stride)
@@ -319,18 +160,3 @@ def _exactly(read: Callable[[int], bytes], n: int) -> bytes:
             raise _Uneven("the file became shorter meanwhile")
         data += more
     return data
-
-
-def _as_bytes(ends: Iterable[int]) -> bytes:
-    table = array("Q", ends)
-    if sys.byteorder == "big":
-        table.byteswap()
-    return table.tobytes()
-
-
-def _as_array(data: bytes) -> array[int]:
-    table = array("Q")
-    table.frombytes(data)
-    if sys.byteorder == "big":
-        table.byteswap()
-    return table

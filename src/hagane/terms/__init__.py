@@ -2,7 +2,7 @@
 
 from hagane.terms.action import ActionChunk, Policy
 from hagane.terms.channel import Channel, History
-from hagane.terms.contract import PURPOSES, Contract, Decision, Purpose, Request
+from hagane.terms.contract import NOT_REMOVABLE, PURPOSES, Contract, Decision, Protection, Purpose, Request
 from hagane.terms.digest import canonical_json, digest_bytes, digest_file, digest_value
 from hagane.terms.embodiment import Embodiment
 from hagane.terms.episode import APPLIED, Episode, Finding, Stream
@@ -29,6 +29,7 @@ from hagane.terms.window import HistoryBuffer, gather_window, lags
 
 __all__ = [
     "APPLIED",
+    "NOT_REMOVABLE",
     "PURPOSES",
     "ActionChunk",
     "Batch",
@@ -52,6 +53,7 @@ __all__ = [
     "Observation",
     "Part",
     "Policy",
+    "Protection",
     "Purpose",
     "Reading",
     "Refused",
