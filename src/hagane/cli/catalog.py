@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from hagane.cli.keeper import kept_view
 from hagane.cli.table import print_table, size_words
 from hagane.terms import ConfigError, HaganeError, StoreError
 from hagane.terms.embodiment import DOMAINS
@@ -165,6 +166,9 @@ def show(argv: list[str]) -> int:
     from hagane.catalog.contents import episodes_of
 
     o = tyro.cli(Show, args=argv, prog="hagane catalog show")
+    pages = (o.html,) if o.html is not None else ()
+    if (code := kept_view(["catalog", "show", *argv], o.home, (o.name,), pages)) is not None:
+        return code
     catalog = _open(o.home)
     if o.html is not None:
         return _page(catalog, o.name, o.html)

@@ -66,6 +66,8 @@ def sample(argv: list[str]) -> int:
     from hagane.cli.site import open_catalog
 
     o = tyro.cli(SampleOptions, args=argv, prog="hagane catalog sample")
+    if (code := kept_view(["catalog", "sample", *argv], o.home, (o.name,))) is not None:
+        return code
     catalog = open_catalog(o.home)
     samples, machine = sample_steps(catalog, o.name, o.n, o.seed), catalog.embodiment(o.name)
     if o.out is not None:
@@ -116,6 +118,8 @@ def diff(argv: list[str]) -> int:
     from hagane.cli.site import open_catalog
 
     o = tyro.cli(DiffOptions, args=argv, prog="hagane catalog diff")
+    if (code := kept_view(["catalog", "diff", *argv], o.home, (o.first, o.second))) is not None:
+        return code
     found = compare(open_catalog(o.home), o.first, o.second)
     if o.json:
         print(json.dumps(_without_nan(asdict(found)), indent=1, ensure_ascii=False))

@@ -80,6 +80,8 @@ def duplicates(argv: list[str]) -> int:
 
     o = tyro.cli(DuplicatesOptions, args=argv, prog="hagane catalog duplicates")
     _named_once(o.names)
+    if (code := kept_view(["catalog", "duplicates", *argv], o.home, o.names, purpose=o.purpose)) is not None:
+        return code
     signatures = catalog_signatures(open_catalog(o.home), o.names, o.purpose)
     copies = find_copies(signatures)
     if o.json:
@@ -112,6 +114,8 @@ def split(argv: list[str]) -> int:
     from hagane.cli.site import open_catalog
 
     o = tyro.cli(SplitOptions, args=argv, prog="hagane catalog split")
+    if (code := kept_view(["catalog", "split", *argv], o.home, o.names, (o.out,))) is not None:
+        return code
     _named_once(o.names)
     catalog = open_catalog(o.home)
     for name in o.names:
@@ -139,6 +143,8 @@ def export(argv: list[str]) -> int:
     from hagane.cli.site import open_catalog
 
     o = tyro.cli(ExportOptions, args=argv, prog="hagane catalog export")
+    if (code := kept_view(["catalog", "export", *argv], o.home, (o.name,), (o.out,), "export")) is not None:
+        return code
     catalog = open_catalog(o.home)
     done = export_set(catalog, o.name, o.to, o.out, layout=o.layout)
     signed = catalog.contract(o.name)

@@ -9,17 +9,15 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from hagane.cli.house import House
-from hagane.cli.sealed_run import SealedRun
+from hagane.cli.sealed_run import SealedRun, closing_fd, further
+from hagane.seal import is_name
 from hagane.terms import CorruptError, StoreError, digest_file
 from hagane.terms.files import write_whole
-
-LARGEST_PAGE = 256 << 20
-"""Bytes of a file that may leave as plaintext where the purpose is to view."""
 
 
 class Collector:
@@ -60,17 +58,18 @@ class Collector:
             self._saved.set()
             watcher.join()
 
-    def collect(self, root: Path, texts: dict[str, bytes], code: int) -> None:
+    def collect(self, root: Path, texts: Mapping[str, bytes], code: int) -> None:
         """Seal and lay down all that the verb made; the jail has ended, and nothing in it runs.
 
         Raises:
             StoreError: the disk refuses; CorruptError: what was made is not what the verb makes.
         """
         for run in self.runs.values():
-            place = within(root, run.folder)
-            if place is not None:
-                self._take(run, place)
-                run.take_rest(place, self.house.keyring, texts)
+            with reached(root, run.folder) as place:
+                if place is not None and os.listdir(place):  # noqa: PTH208 - a descriptor
+                    self._take(run, place)
+                    run.take_rest(place, self.house.keyring, self.size_bytes, texts)
+                    self._note(run, "rest")
         if code == 0:
             for name in self.house.brings:
                 self._take_set(root, name)
@@ -85,96 +84,115 @@ class Collector:
             if self._ended:
                 return
             for run in self.runs.values():
-                place = within(root, run.folder)
-                if place is not None:
-                    self._take(run, place)
+                with reached(root, run.folder) as place:
+                    if place is not None:
+                        self._take(run, place)
 
     def _take(self, run: SealedRun, place: int) -> None:
         run.write_lineage()
         for name in run.take_checkpoints(place, self.house.keyring, self.size_bytes):
-            digest = digest_file(run.sealed / name / "sealed.json")
-            self.house.ledger.append("sealed", {"run": run.folder.name, "folder": name, "list": digest})
+            self._note(run, name)
+
+    def _note(self, run: SealedRun, name: str) -> None:
+        digest = digest_file(run.sealed / name / "sealed.json")
+        datasets = {s.dataset: s.digest for s in run.sources}
+        self.house.ledger.append(
+            "sealed", {"run": run.folder.name, "folder": name, "list": digest, "datasets": datasets}
+        )
 
     def _take_set(self, root: Path, name: str) -> None:
         from hagane.catalog.sealing import seal_set
 
-        catalog, signed = self.house.catalog, self.house.brings[name]
-        made = folder_in(root, catalog.root / "sets" / name)
+        house, catalog, signed = self.house, self.house.catalog, self.house.brings[name]
+        target = catalog.root / "sets" / name
+        made = folder_in(root, target)
         if made is None:
             return  # the same content was there before
-        seal_set(made, catalog.root / "sets" / name, self.house.keyring, name, signed, catalog.site.name)
-        catalog.refresh()
-        record = catalog.record(name)
-        catalog.accept(name)
-        catalog.note("add", name, {"digest": record.digest, "episodes": record.episodes})
+        if target.exists():
+            raise StoreError(f"data set {name!r} was brought in by somebody else meanwhile", where=str(target))
+        seal_set(made, target, house.keyring, name, signed, catalog.site.name, most_bytes=self.size_bytes)
+        house.came_in(name)
 
     def _take_caches(self, root: Path) -> None:
         """Caches that were made; one that lay there before is mounted, and no new folder."""
         from hagane.catalog.sealing import seal_cache
 
-        catalog = self.house.catalog
-        place = folder_in(root, catalog.root / "cache")
-        for made in sorted(place.iterdir()) if place else ():
-            name = next((n for n in (*self.house.brings, *self.house.datasets) if made.name.startswith(f"{n}-")), "")
-            target = catalog.root / "cache" / made.name
-            plain = folder_in(root, target)
-            if name and plain is not None and not (plain / "sealed.json").exists() and (plain / "index.json").exists():
-                seal_cache(plain, target, self.house.keyring, name, catalog.contract(name))
+        house, caches = self.house, self.house.catalog.root / "cache"
+        place = folder_in(root, caches)
+        for made in sorted(place.iterdir()) if place is not None else ():
+            name = next((n for n in (*house.brings, *house.datasets) if made.name.startswith(f"{n}-")), "")
+            target = caches / made.name
+            if name and is_name(made.name) and not target.exists() and folder_in(root, target) is not None:
+                signed = house.brings.get(name) or house.catalog.contract(name)
+                seal_cache(made, target, house.keyring, name, signed, most_bytes=self.size_bytes)
 
     def _give(self, root: Path, path: Path) -> None:
-        """A file that leaves as plaintext, since its purpose is to be looked at or to be given away."""
-        fd = within(root, path.parent)
-        if fd is None:
-            return
-        try:
-            file = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
-        except OSError:
-            return  # the verb made none
-        with open(file, "rb") as f:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise CorruptError("what should be a page is no file", where=str(path))
-            data = f.read(LARGEST_PAGE + 1)
-        if len(data) > LARGEST_PAGE:
-            raise StoreError("a page of more than 256 MiB does not leave", where=str(path))
-        write_whole(path, [data])
-        for name in self.house.datasets:
-            body = {"file": path.name, "bytes": len(data), "sha256": digest_file(path), "purpose": self.house.opens.purpose}
-            self.house.catalog.note("left", name, body)
+        """A page or a folder that leaves as plaintext: its purpose is to be looked at or to be given away.
+
+        The verb found its own place free; what lies there now was put there since, and stays.
+        """
+        found = [f"{place / name}" for place, name in self._given(root, path)]
+        for name in self.house.datasets if found else ():
+            facts = {"files": {f: digest_file(Path(f)) for f in found[:100]}, "count": len(found)}
+            self.house.catalog.note("left", name, {**facts, "purpose": self.house.opens.purpose})
+
+    def _given(self, root: Path, path: Path) -> Iterator[tuple[Path, str]]:
+        with reached(root, path.parent) as above:
+            if above is None:
+                return
+            try:
+                kind = os.stat(path.name, dir_fd=above, follow_symlinks=False).st_mode
+            except OSError:
+                return  # the verb made none
+            if stat.S_ISREG(kind):
+                yield self._copied(above, path.name, path.parent)
+        if stat.S_ISDIR(kind):
+            with reached(root, path) as top:
+                for folder, folders, names, fd in os.fwalk(".", dir_fd=top, follow_symlinks=False):
+                    folders.sort()
+                    for name in sorted(names):
+                        yield self._copied(fd, name, path / folder)
+
+    def _copied(self, folder: int, name: str, to: Path) -> tuple[Path, str]:
+        """Copy one file out, no link followed; it is whole or absent."""
+        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        with os.fdopen(file, "rb") as f:
+            facts = os.fstat(file)
+            if not stat.S_ISREG(facts.st_mode) or facts.st_size > self.size_bytes or not name.isprintable():
+                raise CorruptError("what should leave is no plain file", where=repr(name))
+            to.mkdir(parents=True, exist_ok=True)
+            write_whole(to / name, iter(lambda: f.read(1 << 20), b""))
+        return to, name
 
 
-def within(root: Path, path: Path) -> int | None:
-    """Descriptor of a folder below the jail's root, reached without following a link; None when it is not there.
+@contextmanager
+def reached(root: Path, path: Path) -> Iterator[int | None]:
+    """Descriptor of a folder below the root of a jail, reached without following a link; None when it is not there.
 
     Raises:
         CorruptError: something on the way is a link or no folder.
     """
-    fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    fd: int | None = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     for part in path.absolute().parts[1:]:
-        try:
-            further = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-        except FileNotFoundError:
-            return None
-        except OSError:
-            raise CorruptError("a link or file where a folder should be", where=str(path)) from None
-        finally:
+        if fd is not None:
+            with closing_fd(fd):
+                fd = further(fd, part)
+    try:
+        yield fd
+    finally:
+        if fd is not None:
             os.close(fd)
-        fd = further
-    return fd
 
 
 def folder_in(root: Path, path: Path) -> Path | None:
-    """A folder below the root of a jail in which nothing runs any more; None when it is not there.
+    """A folder below the root of a jail in which nothing runs any more, so that nobody puts a link in its way now.
 
     Raises:
-        CorruptError: as `within`.
+        CorruptError: as `reached`.
     """
-    fd = within(root, path)
-    if fd is None:
-        return None
-    os.close(fd)
-    return _at(root, path)
+    with reached(root, path) as fd:
+        return None if fd is None else _at(root, path)
 
 
 def _at(root: Path, path: Path) -> Path:
     return root / path.absolute().relative_to("/")
-

@@ -17,6 +17,7 @@ from hagane.catalog import Catalog
 from hagane.catalog.doctor import examine_log, examine_set
 from hagane.catalog.look import Look
 from hagane.catalog.symptoms import Diagnosis
+from hagane.cli.keeper import kept_view
 from hagane.cli.site import open_catalog
 from hagane.intake import read_logs
 from hagane.intake.options import parse_options
@@ -55,6 +56,9 @@ def main(argv: list[str]) -> int:
         HaganeError: no such data set or log, refused by its contract, or damaged.
     """
     o = tyro.cli(DoctorOptions, args=argv, prog="hagane doctor")
+    pages = tuple(p for p in (o.json, o.html) if p is not None)
+    if o.embodiment is None and (code := kept_view(["doctor", *argv], o.home, (o.dataset,), pages)) is not None:
+        return code
     catalog = _catalog(o) if o.embodiment is None else None
     embodiment = load_toml(o.embodiment, Embodiment) if o.embodiment is not None else None
     embodiment = embodiment or cast("Catalog", catalog).embodiment(o.dataset)

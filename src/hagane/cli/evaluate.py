@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from hagane.cli.inside import tell
+from hagane.cli.keeper import kept
+from hagane.cli.opens import Opens
+from hagane.cli.sealed_run import sealed_run_at
 from hagane.terms import HaganeError, Policy, Scorecard
 
 if TYPE_CHECKING:
@@ -40,6 +44,8 @@ class Evaluate:
     """Control steps between two frames of a replay."""
     processes: int = 2
     """Rows at once."""
+    home: Path = Path()
+    """The site's folder: for a run that lies sealed."""
 
 
 def main(argv: list[str]) -> int:
@@ -49,6 +55,8 @@ def main(argv: list[str]) -> int:
         HaganeError: a checkpoint that cannot be loaded, a world it does not know, conventions that do not hold.
     """
     o = tyro.cli(Evaluate, args=argv, prog="hagane evaluate")
+    if (code := kept(["evaluate", *argv], lambda: opens_of(o))) is not None:
+        return code
     from rich.console import Console
 
     from hagane.console import card_table
@@ -65,7 +73,7 @@ def main(argv: list[str]) -> int:
         entries(world, checkpoint, o.trials, o.weak_trials or o.trials),
         checkpoint_id=policy.checkpoint_id,
         processes=o.processes,
-        progress=lambda case, who, score, n: print(f"{case:<26} {who:<34} {score:9.3f}  n={n}", flush=True),
+        progress=show,
     )
     Console(width=118).print(card_table(card))
     if o.out is not None:
@@ -73,6 +81,24 @@ def main(argv: list[str]) -> int:
         if o.replays:
             keep_replay(o, world, policy, card)
     return 0
+
+
+def opens_of(o: Evaluate) -> Opens:
+    """The run that is judged; the words of its table are those of the world."""
+    from hagane.worlds import make
+
+    run = sealed_run_at(o.checkpoint)
+    if run is None:
+        return Opens(o.home, "evaluate")
+    world = make(o.world)
+    words = frozenset({*world.cases, *world.pilots, "untrained", "ours", "expert"})
+    return Opens(o.home, "evaluate", runs=(run,), makes=(o.out,) if o.out is not None else (), words=words)
+
+
+def show(case: str, who: str, score: float, n: int) -> None:
+    """A row as soon as it is measured."""
+    print(f"{case:<26} {who:<34} {score:9.3f}  n={n}", flush=True)
+    tell("row", {"case": case, "who": who, "score": score, "n": n})
 
 
 def find_checkpoint(path: Path) -> Path:

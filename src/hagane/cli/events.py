@@ -24,10 +24,8 @@ METRICS = re.compile(
 EVENTS: Mapping[str, Mapping[str, str]] = {
     "metrics": {},
     "checkpoint": {"step": "number"},
-    "ended": {"steps": "number"},
-    "stopped": {"step": "number"},
-    "row": {"case": "word", "who": "word", "score": "number", "low": "number", "high": "number", "n": "number"},
-    "check": {"number": "number", "passed": "number"},
+    "ended": {"step": "number"},
+    "row": {"case": "word", "who": "word", "score": "number", "n": "number"},
     "episodes": {"count": "number"},
     "findings": {"kind": "word", "count": "number"},
     "failed": {"error": "word"},

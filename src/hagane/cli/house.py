@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from hagane.cli.opens import Opens
 from hagane.cli.sealed_run import SealedRun, Source, is_sealed_run, read_sealed_run
-from hagane.terms import Decision, HaganeError, Refused
+from hagane.terms import Decision, HaganeError, Refused, code_digest
 
 if TYPE_CHECKING:
     from hagane.catalog import Catalog
+    from hagane.jail import JailRecord
     from hagane.seal import Keyring, Ledger, SignedContract
 
 HEX = frozenset("0123456789abcdef")
+NOTES = ("checkpoint", "skip", "mixture", "export")
+"""Kinds of entries that a jail may have written: they are marked, and hold known names, digests and numbers only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,13 @@ class House:
         return tuple(dict.fromkeys((*self.opens.datasets, *behind)))
 
     @property
+    def shows(self) -> bool:
+        """True where people may look at what the verb prints: every contract grants it."""
+        if self.brings:
+            return all("view" in c.contract.purposes for c in self.brings.values())
+        return self.opens.purpose in ("view", "export")
+
+    @property
     def jailed(self) -> bool:
         """True when a contract asks for a jail, or a run lies sealed already."""
         contracts = [*self.brings.values()]
@@ -56,6 +66,8 @@ class House:
         """
         for name in self.datasets:
             self.catalog.ask(name, self.opens.purpose)
+        for name, signed in self.brings.items():
+            self.catalog.gate.require_any(signed, name, "", signed.contract.owner)
 
     def decide(self, dataset: str, purpose: str) -> Decision:
         """The broker's answer to code in the jail: only what the verb was started for."""
@@ -82,6 +94,32 @@ class House:
             found[name] = Source(name, record.digest, record.contract_digest, record.owner)
         return tuple(found[name] for name in sorted(found))
 
+    def came_in(self, name: str) -> None:
+        """Write down that a data set lies here now, and remember its contract.
+
+        Raises:
+            Refused: its content is not what its contract says.
+        """
+        from hagane.cli.site import open_catalog
+
+        catalog, signed = open_catalog(self.opens.home, jailed=True), self.brings[name]
+        record = catalog.record(name)
+        catalog.gate.accept(signed, name, record.digest, record.owner)
+        catalog.note("add", name, {"digest": record.digest, "episodes": record.episodes})
+
+    def note_jail(self, record: JailRecord) -> None:
+        """Write down which walls stood, around what, for which data."""
+        contracts = {n: self.catalog.record(n).contract_digest for n in self.datasets}
+        contracts |= {n: c.digest for n, c in self.brings.items()}
+        body = {"purpose": self.opens.purpose, "contracts": contracts, "code": code_digest(), "jail": record.digest}
+        walls = {"layers": list(record.layers), "kernel": record.kernel, "landlock_abi": record.landlock_abi}
+        about = {
+            "as_root": record.as_root,
+            "swap": record.swap,
+            "verb": record.command[3] if record.command[3:] else "",
+        }
+        self.ledger.append("jail", {**body, **walls, **about, "makes": [p.name for p in self.opens.makes]})
+
     def words(self) -> frozenset[str]:
         """Words that may be told outside: names that stand open here anyway, and those that the verb knows."""
         machines = {self.catalog.record(n).embodiment for n in self.datasets if n not in self.catalog.problems}
@@ -99,12 +137,15 @@ class House:
         return body
 
 
-def open_house(opens: Opens) -> House:
-    """Open a site on behalf of a verb.
+def open_house(opens: Opens) -> House | None:
+    """Open a site on behalf of a verb; None where there is no site and no sealed run, so that no contract asks.
 
     Raises:
         HaganeError: no site here, a contract to come in that does not verify.
     """
+    sealed = any(is_sealed_run(p) for p in (*opens.runs, *opens.makes))
+    if not sealed and not opens.brings and not (opens.home / "site.toml").exists():
+        return None
     from hagane.cli.site import keyring_of, open_catalog
     from hagane.seal import Ledger, load_contract
 
@@ -120,10 +161,12 @@ def _plain(value: object, known: set[str], depth: int = 0) -> bool:
     if isinstance(value, str):
         return value in known or (len(value) in (16, 64) and not set(value) - HEX)
     if isinstance(value, Mapping):
-        return depth < 4 and len(value) <= 64 and all(_word(k) and _plain(v, known, depth + 1) for k, v in value.items())
+        return (
+            depth < 4 and len(value) <= 64 and all(_word(k) and _plain(v, known, depth + 1) for k, v in value.items())
+        )
     if isinstance(value, list | tuple):
         return depth < 4 and len(value) <= 64 and all(_plain(v, known, depth + 1) for v in value)
-    return value is None or isinstance(value, bool) or (type(value) in (int, float) and abs(value) < 1e9)  # type: ignore[operator]
+    return value is None or isinstance(value, bool) or (isinstance(value, int | float) and abs(value) < 1e9)
 
 
 def _word(key: object) -> bool:

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from hagane.cli.inside import tell
+from hagane.cli.keeper import kept
+from hagane.cli.opens import Opens
 from hagane.intake.options import Options, parse_options
 from hagane.terms import APPLIED, ConfigError, Embodiment, Finding, load_toml
 
@@ -66,7 +69,20 @@ def main(argv: list[str]) -> int:
         raise ConfigError(
             "no contract given", where="--contract", next_step="pass one, or --dry-run to only look at the logs"
         )
-    return _look(o, embodiment) if o.dry_run else _store(o, embodiment)
+    if o.dry_run:
+        return _look(o, embodiment)
+    code = kept(["intake", *argv], lambda: opens_of(o, embodiment))
+    return _store(o, embodiment) if code is None else code
+
+
+def opens_of(o: Intake, embodiment: Embodiment) -> Opens:
+    """What comes in, and what is read for it."""
+    assert o.contract is not None
+    reads = [o.path, o.embodiment, *([o.dbc] if o.dbc else [])]
+    options = parse_options(o.read)
+    reads += [Path(v) for v in options.values() if isinstance(v, str | Path) and Path(v).exists()]
+    brings = ((o.name or embodiment.name, o.contract),)
+    return Opens(o.home, "intake", brings=brings, reads=tuple(reads), words=frozenset(get_args(FindingKind)))
 
 
 def _look(o: Intake, embodiment: Embodiment) -> int:
@@ -168,5 +184,8 @@ class _Report:
         for name in sorted(self.samples, key=lambda n: names.index(n) if n in names else len(names)):
             count = self.samples[name]
             print(f"  {name:<{width}}  {count:>9} samples, {100 * self.valid[name] / max(count, 1):.2f}% valid")
+        tell("episodes", {"count": self.episodes})
+        for kind, count in sorted(self.kinds.items()):
+            tell("findings", {"kind": kind, "count": count})
         sums = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kinds.items()))
         print(f"  findings: {sums or 'none'}")

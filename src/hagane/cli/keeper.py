@@ -1,9 +1,9 @@
 """The keeper: the process outside that holds the keys, starts the jail, and seals what comes out of it. No torch.
 
-    permit       every data set that the verb opens is asked for, before anything is mounted
-    jail         the same verb runs inside, with those data sets and private memory, no disk, no network
-    broker       answers its requests for keys, notes in the ledger, and prints what it may tell
-    collect      what it made is read out of its memory, sealed here, and laid on the disk, whole or not at all
+permit       every data set that the verb opens is asked for, before anything is mounted
+jail         the same verb runs inside, with those data sets and private memory, no disk, no network
+broker       answers its requests for keys, notes in the ledger, and prints what it may tell
+collect      what it made is read out of its memory, sealed here, and laid on the disk, whole or not at all
 """
 
 from __future__ import annotations
@@ -14,31 +14,36 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from hagane.cli.collect import Collector
-from hagane.cli.house import House, open_house
-from hagane.cli.mounts import plan_of
-from hagane.cli.opens import Opens, in_jail
+from hagane.cli.house import NOTES, House, open_house
+from hagane.cli.opens import BROKER, Opens, in_jail
 from hagane.cli.tells import Teller
 from hagane.cli.text import Text
-from hagane.jail import Jailed, Plan, start
-from hagane.seal import Handlers, serve_broker
+from hagane.jail import Bind, Jailed, Plan, probe, python_env, python_reads, record_of, start
+from hagane.seal.broker import Rules, serve
+from hagane.terms import JailError
+
+SOCKET = Path("/run/hagane/broker.sock")
+"""Where the broker is reached in a jail."""
+SIZE = "HAGANE_JAIL_MIB"
+"""Variable with the limit of a jail's memory for files, MiB; without it half of this machine's memory."""
+PASSED = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "TORCH_CPP_LOG_LEVEL", "COLUMNS", "TZ")
+"""Variables that go in as they are; all others stay outside, where they may name secrets."""
 
 
-def kept(argv: Sequence[str], opens: Opens) -> int | None:
+def kept(argv: Sequence[str], opens: Callable[[], Opens]) -> int | None:
     """Run a verb under a keeper where a contract asks for it; None where none does, or where one is at work already.
 
     Args:
         argv: verb and flags, as they were given.
-        opens: what the verb opens and makes.
+        opens: says what the verb opens and makes; called outside of jails only.
 
     Returns:
-        The exit code, or None: go on in this process.
+        The exit code, 0 or 1; None: go on in this process.
 
     Raises:
         Refused: a contract does not permit it; nothing was started.
@@ -46,47 +51,82 @@ def kept(argv: Sequence[str], opens: Opens) -> int | None:
     """
     if in_jail():
         return None
-    house = open_house(opens)
-    if not house.jailed:
+    house = open_house(opens())
+    if house is None or not house.jailed:
         return None
     house.ask_all()
-    with tempfile.TemporaryDirectory(prefix="hagane-") as place, Text(house) as text:
-        collector, teller = Collector(house), Teller(argv[0], house)
-        listener = _listen(Path(place) / "broker.sock")
-        handlers = Handlers(house.decide, house.note, teller.hear)
-        with listener, serve_broker(listener, handlers, house.keyring, house.shelves()):
-            plan = plan_of(argv, opens, house, Path(place))
-            code = _run(plan, text, collector, teller, house)
-    teller.end(code, text)
+    size_bytes = int(os.environ.get(SIZE, 0)) << 20 or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    collector = Collector(house, size_bytes)
+    with (
+        tempfile.TemporaryDirectory(prefix="hagane-") as place,
+        Teller.of(argv[0], house, collector.saved) as teller,
+        Text(shown=house.shows) as text,
+        _listening(Path(place) / "broker.sock") as listener,
+    ):
+        notes = dict.fromkeys(NOTES, house.checked)
+        rules = Rules(house.decide, house.folders, notes, teller.hear)
+        with serve(listener, rules, house.keyring, house.ledger):
+            plan = plan_of(argv, house, Path(place) / "broker.sock", size_bytes)
+            code = _run(plan, text, collector, house)
+        teller.end(0 if text.shown else text.bytes)
     return code
 
 
-def _run(plan: Plan, text: Text, collector: Collector, teller: Teller, house: House) -> int:
+def kept_view(
+    argv: Sequence[str], home: Path, names: Sequence[str], gives: Sequence[Path] = (), purpose: str = "view"
+) -> int | None:
+    """As `kept`, for verbs that show data sets, or write pages and copies of them."""
+    gone = [p for p in gives if p.exists() and purpose == "export"]
+    return None if gone else kept(argv, lambda: Opens(home, purpose, tuple(names), gives=tuple(gives)))
+
+
+def plan_of(argv: Sequence[str], house: House, broker: Path, size_bytes: int) -> Plan:
+    """The jail of a verb: what it was granted, read-only, and private memory where it writes."""
+    opens, catalog = house.opens, house.catalog
+    own = [opens.home / name for name in ("site.toml", "site.toml.sig", "trust")]
+    contracts = [p for _, path in opens.brings for p in (path, path.with_name(path.name + ".sig"))]
+    names = (*house.datasets, *house.brings)
+    sets = [p for n in names for p in (catalog.root / "sets" / n, *(catalog.root / "cache").glob(f"{n}-*"))]
+    reads = dict.fromkeys(p.absolute() for p in (*own, *contracts, *sets, *opens.reads) if p.exists())
+    runs = (*opens.runs, *opens.makes, *(p.parent for p in opens.gives))
+    works = dict.fromkeys(p.absolute() for p in (catalog.root, *runs))
+    env = {**python_env(), **{n: os.environ[n] for n in PASSED if n in os.environ}, BROKER: str(SOCKET)}
+    return Plan(
+        (sys.executable, "-m", "hagane", *argv),
+        env,
+        (*python_reads(), *(Bind.at(p) for p in reads)),
+        tuple(works),
+        (Bind(broker, SOCKET),),
+        Path.cwd() if _inside(Path.cwd(), [*reads, *works]) else Path("/"),
+        size_bytes,
+    )
+
+
+def _run(plan: Plan, text: Text, collector: Collector, house: House) -> int:
     with text.pipes() as (out, err):
-        jailed = start(plan, stdout=out, stderr=err)
-    house.note_jail(jailed.record)
-    try:
-        with _forwarded(jailed), collector.watching(jailed.root, teller.saved):
+        try:
+            jailed = start(plan, out, err, fill=collector.fill)
+        except JailError:
+            probe().demand_all()  # where the host lacks a wall, that is the better message
+            raise
+    with jailed:
+        house.note_jail(record_of(plan, jailed))
+        with _forwarded(jailed), collector.watching(jailed.root):
             code = jailed.wait()
         text.drain()
-        collector.collect(jailed.root, whole=code == 0)
-    finally:
-        jailed.kill()
+        collector.collect(jailed.root, {n: bytes(b) for n, b in text.kept.items()}, code)
+        jailed.release()
     return code
 
 
 @contextmanager
 def _forwarded(jailed: Jailed) -> Iterator[None]:
     """A signal to the keeper is one to the verb: it saves and stops, and the keeper still collects."""
-
-    def forward(number: int, _: object) -> None:
-        jailed.signal(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = [signal.signal(n, forward) for n in numbers]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.signal(n, lambda *_: jailed.terminate()) for n in numbers]
     try:
         yield
     finally:
@@ -94,9 +134,15 @@ def _forwarded(jailed: Jailed) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _listen(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(path))
-    path.chmod(0o600)
-    listener.listen(64)
-    return listener
+@contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        # the folder is ours alone; whoever runs in the jail may connect
+        path.chmod(0o666)
+        listener.listen(64)
+        yield listener
+
+
+def _inside(path: Path, places: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(p) for p in places)

@@ -180,11 +180,15 @@ def _open(kind: type[W], verb: str, argv: list[str]) -> tuple[W, Keyring]:
     check_name(o.owner)
     if hasattr(o, "name"):
         check_name(o.name, "name of a data set or run")
-    return o, Keyring(o.home / "keys", lambda owner: _passphrase(owner, o.passphrase_fd))
+    return o, Keyring(o.home / "keys", lambda owner: passphrase_of(owner, o.passphrase_fd))
 
 
-def _passphrase(owner: str, fd: int) -> bytes:
-    """Never from a flag: other users see the flags of a process."""
+def passphrase_of(owner: str, fd: int = -1) -> bytes:
+    """A passphrase from a descriptor or the terminal; never from a flag: other users see the flags of a process.
+
+    Raises:
+        ConfigError: there is neither.
+    """
     if fd >= 0:
         return _line(fd)
     if not sys.stdin.isatty():
@@ -196,8 +200,8 @@ def _passphrase(owner: str, fd: int) -> bytes:
 
 
 def _ask_twice(owner: str) -> bytes:
-    first = _passphrase(owner, -1)
-    if _passphrase(f"{owner}, again", -1) != first:
+    first = passphrase_of(owner, -1)
+    if passphrase_of(f"{owner}, again", -1) != first:
         raise ConfigError("the two passphrases differ", where="hagane keys passphrase")
     return first
 

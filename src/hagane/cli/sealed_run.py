@@ -11,8 +11,11 @@ In the jail the same folder has its usual form.
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from hagane.terms.files import write_whole
 
 REST = "rest"
 CHECKPOINTS = "checkpoints"
+STEP = re.compile(r"step-\d{6,12}")
 MARKER = "manifest.json"
 """A checkpoint is whole once it has this file: it is written last."""
 
@@ -86,52 +90,78 @@ class SealedRun:
                 (place / CHECKPOINTS).mkdir(exist_ok=True)
                 target.rename(place / CHECKPOINTS / sealed.name)
 
-    def take_checkpoints(self, place: Path, keyring: Keyring) -> tuple[str, ...]:
-        """Seal checkpoints that became whole, and drop those that the run dropped; returns the new ones' names."""
-        there = {p.parent.name: p.parent for p in sorted((place / CHECKPOINTS).glob(f"step-*/{MARKER}"))}
-        new = [name for name in there if not (self.sealed / name).exists() and is_name(name)]
-        for name in new:
-            seal_folder(there[name], self.sealed / name, keyring, self.name, self.owner, self.contract)
-        # newest first on disk, then the old go: a kill between leaves one too many
+    def take_checkpoints(self, place: int, keyring: Keyring, most_bytes: int) -> tuple[str, ...]:
+        """Seal checkpoints that became whole, and drop those that the run dropped; returns the new ones' names.
+
+        Args:
+            place: descriptor of the run's folder in the jail's memory: the jail may change what lies there.
+            keyring: wraps the files' keys.
+            most_bytes: larger checkpoints are not believed.
+        """
+        top = further(place, CHECKPOINTS)
+        if top is None:
+            return ()
+        with closing_fd(top):
+            there = {name for name in os.listdir(top) if STEP.fullmatch(name) and _is_whole(top, name)}
+            new = sorted(name for name in there if not (self.sealed / name).exists())
+            for name in new:
+                folder = further(top, name)
+                if folder is not None:
+                    with closing_fd(folder):
+                        self._seal(folder, self.sealed / name, keyring, most_bytes)
         for sealed in self.sealed.glob("step-*/"):
             if sealed.name not in there:
                 shutil.rmtree(sealed)
         return tuple(new)
 
-    def take_rest(self, place: Path, keyring: Keyring, texts: Mapping[str, bytes]) -> None:
+    def take_rest(self, place: int, keyring: Keyring, most_bytes: int, texts: Mapping[str, bytes]) -> None:
         """Seal all but the checkpoints, in place of what was sealed of it before.
 
         Args:
-            place: the run's folder in the jail's memory.
-            keyring: wraps the files' keys.
+            place, keyring, most_bytes: as `take_checkpoints`.
             texts: what the jail printed, by name.
         """
-        rest = place.with_name(f".{place.name}.rest")
-        rest.mkdir()
-        for path in sorted(place.iterdir()):
-            if path.name != CHECKPOINTS:
-                path.rename(rest / path.name)
-        for name, text in texts.items():
-            with (rest / name).open("ab") as f:
-                f.write(text)
         new, old, target = self.sealed / ".rest.new", self.sealed / ".rest.old", self.sealed / REST
-        shutil.rmtree(new, ignore_errors=True)
-        seal_folder(rest, new, keyring, self.name, self.owner, self.contract)
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+        self._seal(place, new, keyring, most_bytes, frozenset({CHECKPOINTS}), texts)
         if target.exists():
             target.rename(old)
         new.rename(target)
         shutil.rmtree(old, ignore_errors=True)
 
+    def _seal(
+        self,
+        source: int,
+        target: Path,
+        keyring: Keyring,
+        most_bytes: int,
+        leave_out: frozenset[str] = frozenset(),
+        extra: Mapping[str, bytes] | None = None,
+    ) -> None:
+        about = (keyring, self.name, self.owner, self.contract)
+        seal_folder(source, target, *about, leave_out=leave_out, extra=extra or {}, most_bytes=most_bytes)
+
     def write_lineage(self) -> None:
         """Write what it read, for whoever looks without keys."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        table = {"run": self.folder.name, "owner": self.owner, "purpose": self.purpose, "sources": [asdict(s) for s in self.sources]}
+        table = {
+            "run": self.folder.name,
+            "owner": self.owner,
+            "purpose": self.purpose,
+            "sources": [asdict(s) for s in self.sources],
+        }
         write_whole(self.folder / "lineage.json", [json.dumps(table, indent=1, sort_keys=True).encode() + b"\n"])
 
 
 def is_sealed_run(folder: Path) -> bool:
     """True for a run that a keeper made."""
     return (folder / "lineage.json").exists()
+
+
+def sealed_run_at(place: Path) -> Path | None:
+    """The sealed run that a path lies in, or is; None for a plain one."""
+    return next((p for p in (place, *place.absolute().parents[:3]) if is_sealed_run(p)), None)
 
 
 def read_sealed_run(folder: Path) -> SealedRun:
@@ -147,3 +177,34 @@ def read_sealed_run(folder: Path) -> SealedRun:
         return SealedRun(folder, str(table["owner"]), sources, str(table["purpose"]))
     except (OSError, ValueError, KeyError, TypeError):
         raise CorruptError("the run's lineage cannot be read", where=str(path)) from None
+
+
+def further(folder: int, name: str) -> int | None:
+    """Descriptor of a folder in an open folder, no link followed; None when it is not there.
+
+    Raises:
+        CorruptError: a link or a file stands there.
+    """
+    try:
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        raise CorruptError("a link or file where a folder should be", where=repr(name)) from None
+
+
+@contextmanager
+def closing_fd(fd: int) -> Iterator[int]:
+    """Close a descriptor in the end."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _is_whole(top: int, name: str) -> bool:
+    try:
+        os.stat(f"{name}/{MARKER}", dir_fd=top, follow_symlinks=False)
+    except OSError:
+        return False
+    return True

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hagane.seal import Ledger, Memory, Site, TrustStore, load_site, root_key
+from hagane.cli.inside import broker
+from hagane.seal import Keyring, Ledger, Memory, Site, TrustStore, load_site, root_key
 
 if TYPE_CHECKING:
     from hagane.catalog import Catalog
 
 
-def open_catalog(home: Path, *, noted: bool = True) -> Catalog:
-    """The catalog of the site whose files lie in `home`; its reads and refusals go to the ledger.
+def open_catalog(home: Path, *, noted: bool = True, jailed: bool = False) -> Catalog:
+    """The catalog of the site whose files lie in `home`; its reads and refusals go to the ledger, in a jail by way of
+    the broker, which judges them.
 
     Args:
         home: the site's folder.
         noted: False for a further process of a verb that is noted already.
+        jailed: asked by the keeper, on behalf of the jail that it starts.
 
     Raises:
         HaganeError: no site.toml, or a catalog that cannot be used.
     """
     from hagane.catalog import Catalog
 
+    site, trust, desk = site_of(home), TrustStore(home / "trust"), broker()
+    if desk is not None:
+        return Catalog.open(home / "catalog", site, trust, keys=desk, desk=desk)
     ledger = Ledger(home / "ledger.jsonl") if noted else None
-    return Catalog.open(home / "catalog", site_of(home), TrustStore(home / "trust"), ledger)
+    return Catalog.open(home / "catalog", site, trust, ledger, jailed=jailed)
+
+
+def keyring_of(home: Path) -> Keyring:
+    """The site's wrapping keys. A passphrase is read from the descriptor that `HAGANE_PASSPHRASE_FD` names, or asked
+    for at the terminal."""
+    from hagane.cli.keys import passphrase_of
+
+    fd = int(os.environ.get("HAGANE_PASSPHRASE_FD", "-1"))
+    return Keyring(home / "keys", lambda owner: passphrase_of(owner, fd))
 
 
 def site_of(home: Path) -> Site:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hagane.cli.events import Allowance, passed
 
 if TYPE_CHECKING:
+    from hagane.cli.house import House
     from hagane.console import TrainPanel
 
 LINES: Mapping[str, str] = {
     "checkpoint": "  checkpoint of step {step:.0f} is whole",
-    "ended": "  {steps:.0f} steps done",
-    "stopped": "  stopped as asked at step {step:.0f}: go on with --resume",
+    "ended": "  ended at step {step:.0f}",
     "row": "  {case:<26} {who:<34} {score:9.3f}  n={n:.0f}",
-    "check": "  convention {number:.0f}: passed={passed:.0f}",
     "episodes": "  {count:.0f} episodes",
     "findings": "  findings: {count:.0f} {kind}",
     "failed": "  it ended with {error}; its words are sealed",
@@ -44,6 +44,19 @@ class Teller:
         """Events of which nothing may come out."""
         self.allowance = Allowance()
         self._lock = threading.Lock()
+
+    @classmethod
+    @contextmanager
+    def of(cls, verb: str, house: House, saved: Callable[[], None]) -> Iterator[Teller]:
+        """The teller of a verb, with a panel where it trains."""
+        if verb != "train":
+            yield cls(house.words(), None, saved)
+            return
+        from hagane.console import TrainPanel
+
+        title = house.opens.makes[0].name if house.opens.makes else ""
+        with TrainPanel.for_stream(house.opens.steps, title=title) as panel:
+            yield cls(house.words(), panel, saved)
 
     def hear(self, event: str, fields: Mapping[str, Any]) -> None:
         """Take one event of the jail."""

@@ -10,11 +10,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import TextIO
 
 KEPT_BYTES = 4 << 20
 """Of each stream, the first bytes that are kept; the rest is counted only."""
-_PLAIN = bytes(b for b in range(256) if b in b"\t\n" or b >= 0x20 and b != 0x7F)
+_PLAIN = bytes(b for b in range(256) if b in b"\t\n" or (b >= 0x20 and b != 0x7F))
 _CONTROL = bytes(set(range(256)) - set(_PLAIN))
 
 
@@ -38,10 +38,10 @@ class Text:
 
     def __init__(self, shown: bool) -> None:
         self.shown = shown
-        self.kept = (bytearray(), bytearray())
-        """What was written to stdout and stderr, up to `KEPT_BYTES` each."""
-        self.bytes = [0, 0]
-        """How many bytes were written to each."""
+        self.kept = {"stdout.txt": bytearray(), "stderr.txt": bytearray()}
+        """What was written to each, up to `KEPT_BYTES`."""
+        self.bytes = 0
+        """How many bytes were written to both."""
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Text:
@@ -54,10 +54,10 @@ class Text:
     def pipes(self) -> Iterator[tuple[int, int]]:
         """Descriptors for the jail's stdout and stderr; ours are closed once it holds its own."""
         inner: list[int] = []
-        for number, stream in enumerate((sys.stdout.buffer, sys.stderr.buffer)):
+        for name, stream in zip(self.kept, (sys.stdout, sys.stderr), strict=True):
             reader, writer = os.pipe()
             inner.append(writer)
-            thread = threading.Thread(target=self._read, args=(number, reader, stream), daemon=True)
+            thread = threading.Thread(target=self._read, args=(name, reader, stream), daemon=True)
             self._threads.append(thread)
             thread.start()
         try:
@@ -71,12 +71,12 @@ class Text:
         while self._threads:
             self._threads.pop().join()
 
-    def _read(self, number: int, reader: int, stream: BinaryIO) -> None:
+    def _read(self, name: str, reader: int, stream: TextIO) -> None:
+        kept = self.kept[name]
         with open(reader, "rb", buffering=0) as f:
             while data := f.read(1 << 16):
-                self.bytes[number] += len(data)
-                room = KEPT_BYTES - len(self.kept[number])
-                self.kept[number].extend(data[: max(room, 0)])
+                self.bytes += len(data)
+                kept.extend(data[: max(KEPT_BYTES - len(kept), 0)])
                 if self.shown:
-                    stream.write(cleaned(data))
+                    stream.write(cleaned(data).decode("utf-8", "replace"))
                     stream.flush()

@@ -121,7 +121,15 @@ def opens_of(o: Train, argv: list[str]) -> Opens:
     wants = json.loads(asked.stdout.splitlines()[-1])
     more = tuple(Path(p) for p in wants["reads"])
     runs = (begun,) if begun is not None else ()
-    return Opens(o.home, wants["purpose"], tuple(wants["datasets"]), runs=runs, reads=reads + more, makes=(o.run,))
+    return Opens(
+        o.home,
+        wants["purpose"],
+        tuple(wants["datasets"]),
+        runs=runs,
+        reads=reads + more,
+        makes=(o.run,),
+        steps=wants["steps"],
+    )
 
 
 def print_wants(argv: list[str]) -> None:
@@ -133,7 +141,11 @@ def print_wants(argv: list[str]) -> None:
         print(e, file=sys.stderr)
         raise SystemExit(1) from None
     reads = [config.split] if config.split else []
-    print(json.dumps({"datasets": list(config.datasets), "purpose": config.purpose, "reads": reads}))
+    print(
+        json.dumps(
+            {"datasets": list(config.datasets), "purpose": config.purpose, "reads": reads, "steps": config.step.steps}
+        )
+    )
 
 
 def known_sets(o: Train) -> tuple[str, ...]:
