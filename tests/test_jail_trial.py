@@ -167,6 +167,16 @@ def test_no_attempt_leaks_without_privileges() -> None:
     assert found["control"] >= 14 and found[HOLDS] >= 25
 
 
+@pytest.mark.slow
+@needs_jail
+@pytest.mark.skipif(os.geteuid() != 0, reason="without privileges most layers cannot stand without a user namespace")
+def test_each_of_the_layers_that_are_named_stops_its_attempt_by_itself(trial: Trial) -> None:
+    for attempt in (a for a in ATTEMPTS if len(a.stops) > 1 and a.name not in trial.listener.missing):
+        for layer in attempt.stops:
+            run = trial.run(attempt, ALL - (set(attempt.stops) - {layer}))
+            assert not run.channels and not run.failed, (attempt.name, layer, run)
+
+
 def _open_to_all(path: str) -> bool:
     done = subprocess.run(["/bin/sh", "-c", f"test -x {os.path.realpath(path)}"], user=65534, check=False)
     return done.returncode == 0

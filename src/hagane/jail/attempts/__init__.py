@@ -23,7 +23,7 @@ class Attempt:
     act: Act
     """What is run, alone in a process."""
     stops: tuple[str, ...]
-    """Names of the jail's layers that stop it; without all of them it must leak."""
+    """Names of the jail's layers that stop it, each by itself; without all of them it must leak."""
     holds: bool = False
     """What it leaves is there only while it runs, so it stays a while."""
     known_open: str = ""
@@ -48,7 +48,7 @@ class Attempt:
 NET, NET_FAMILY, SHARED_TMP = ("netns",), ("netns", "seccomp_families"), ("private_tmpfs",)
 ROOT = ("mountns", "landlock")
 LANDLOCK = ("landlock", "landlock_scope")
-OUTSIDE = ("pidns", "mountns", "userns", "caps", *LANDLOCK)
+OUTSIDE = ("pidns", "userns", "caps", *LANDLOCK)
 ATTEMPTS: tuple[Attempt, ...] = (
     *(Attempt(act, NET) for act in (network.tcp, network.udp, network.dns, network.host_address, network.tcp6)),
     *(Attempt(act, NET) for act in (network.udp6, network.fast_open, network.mptcp, network.sctp, network.udp_lite)),
@@ -75,7 +75,7 @@ ATTEMPTS: tuple[Attempt, ...] = (
     Attempt(output.terminal_text, ("mountns", "session", "landlock")),
     Attempt(output.terminal_input, ("mountns", "session", "landlock", "seccomp_tty")),
     Attempt(output.terminal_other, ROOT),
-    Attempt(output.kernel_log, (*ROOT, "userns")),
+    Attempt(output.kernel_log, ROOT),
     Attempt(processes.take_descriptor, (*OUTSIDE, "seccomp_ptrace")),
     Attempt(processes.write_memory, (*OUTSIDE, "seccomp_ptrace")),
     Attempt(processes.trace, (*OUTSIDE, "seccomp_ptrace")),
@@ -85,7 +85,7 @@ ATTEMPTS: tuple[Attempt, ...] = (
     Attempt(processes.enter_namespace, (*OUTSIDE, "seccomp_namespaces")),
     Attempt(processes.remount, ("read_only", "landlock")),
     Attempt(processes.nested_user, ("read_only", "landlock", "seccomp_namespaces", "seccomp_mounts")),
-    Attempt(processes.climb, ("private_tmpfs", "userns", "caps", "seccomp_mounts", "landlock")),
+    Attempt(processes.climb, ("private_tmpfs", "userns", "caps", "seccomp_mounts")),
     Attempt(shared.sysv_memory, ("ipcns",)),
     Attempt(shared.sysv_queue, ("ipcns",)),
     Attempt(shared.sysv_semaphores, ("ipcns",)),
@@ -98,7 +98,7 @@ ATTEMPTS: tuple[Attempt, ...] = (
     *(Attempt(act, SHARED_TMP) for act in (files.drop_tmp, files.drop_shm, files.drop_run)),
     Attempt(files.drop_var_tmp, ROOT),
     Attempt(files.drop_home, ROOT),
-    Attempt(files.drop_here, ROOT),
+    Attempt(files.drop_here, ("mountns",)),
     *(Attempt(act, ("read_only", "landlock")) for act in (files.drop_data, files.append, files.file_name)),
     *(Attempt(act, ("read_only", "landlock")) for act in (files.hard_link, files.rename, files.symlink)),
     *(Attempt(act, ("read_only",)) for act in (files.file_time, files.attribute, files.mode_bits)),
@@ -112,6 +112,7 @@ NOT_COVERED: tuple[tuple[str, str], ...] = (
     ("timing", "when a process computes, sleeps or reads can be measured by a program beside it on the same host"),
     ("load", "how much memory, processor, cache and disk it uses likewise, and which pages of a file lie in memory"),
     ("names of processes", "read by any user of the host; mount the host's /proc with hidepid=invisible"),
+    ("locks", "on files that may be read: bits at the speed of system calls, for a program that may read them too"),
     ("GPU", "memory and devices of a GPU node were not tried: no attempt here opens one"),
     ("RDMA", "verbs pass the kernel's sockets by; the fabric's partition must be stated and signed by the site"),
     ("memorisation", "weights that leave through the export gate may hold data"),
