@@ -16,7 +16,7 @@ DEV_READY := $(VENV)/.ready-dev-intake-mdf-opcua-worlds
 ALL_READY := $(VENV)/.ready-dev-intake-mdf-opcua-ray-worlds
 SETUP := pyproject.toml constraints.txt scripts/setup.py scripts/setup.sh
 
-.PHONY: help demo test test-all check floors names bench bench-data bench-gpu bench-lerobot bench-moe bench-checkpoint bench-scaling setup clean
+.PHONY: help demo test test-all check floors names bench bench-data bench-gpu bench-lerobot bench-moe bench-checkpoint bench-scaling offline-bundle setup clean
 
 help:
 	@echo "make demo           the whole loop on this machine: logs to a driven machine and a report, in ten minutes"
@@ -31,6 +31,7 @@ help:
 	@echo "make bench-moe      our mixture-of-experts layer beside transformers' and torchtitan's, in an environment of its own"
 	@echo "make bench-checkpoint  what saving costs training, beside torch's own; the losses after a resume on other layouts"
 	@echo "make names          write tests/public_names.txt again after a public name was added on purpose"
+	@echo "make offline-bundle KEY=SIGNER.pem  a signed folder of wheels with an SBOM, for machines without a network"
 	@echo "make setup          only the environment in $(VENV)"
 	@echo "make clean          remove environments and caches (runs/ stays)"
 
@@ -91,6 +92,10 @@ bench-gpu:
 bench-checkpoint: $(DEV_READY)
 	@$(ONE_THREAD) $(PY) bench/checkpoint/stall.py --out bench/results/checkpoint-$$(date +%F).json
 	@$(ONE_THREAD) $(PY) -m tests.test_checkpoint_resume 50
+
+# KEY=... signs it (`hagane contract keygen` makes one); OFFLINE="--extras intake --out DIR" and the like
+offline-bundle: $(DEV_READY)
+	@$(PY) scripts/offline_bundle.py --key "$(KEY)" $(OFFLINE)
 
 clean:
 	rm -rf .venv .venv-lerobot .venv-moe .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

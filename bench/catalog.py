@@ -46,7 +46,17 @@ def contract(folder: Path, trust: TrustStore, machine: Embodiment) -> SignedCont
     key = generate_key(folder / f"{machine.owner}.pem")
     trust.add(machine.owner, public_of(key))
     path = folder / f"{machine.name}.toml"
-    terms = Contract(machine.owner, (machine.name,), ("JP",), ("plant-7",), ("anchor",), date(2099, 12, 31))
+    terms = Contract(
+        machine.owner,
+        (machine.name,),
+        ("JP",),
+        ("plant-7",),
+        ("anchor",),
+        date(2099, 12, 31),
+        date(2026, 1, 1),
+        1,
+        protection="process",
+    )
     path.write_text(dump_toml(terms), "utf-8")
     sign_contract(path, key)
     return load_contract(path, trust)

@@ -198,7 +198,17 @@ def stored(folder: Path, purpose: str) -> Catalog:
     key = generate_key(folder / "key.pem")
     trust = TrustStore(folder / "trust")
     trust.add(ARM.owner, public_of(key))
-    terms = Contract(ARM.owner, ("arm-demo",), ("JP",), ("plant-7",), (purpose,), date(2099, 12, 31))
+    terms = Contract(
+        ARM.owner,
+        ("arm-demo",),
+        ("JP",),
+        ("plant-7",),
+        (purpose,),
+        date(2099, 12, 31),
+        date(2026, 1, 1),
+        1,
+        protection="process",
+    )
     path = folder / "contract.toml"
     path.write_text(dump_toml(terms), "utf-8")
     sign_contract(path, key)

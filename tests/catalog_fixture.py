@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from hagane.seal import (
     load_contract,
     load_private,
     public_of,
+    read_contract,
     sign_contract,
 )
 from hagane.terms import APPLIED, Channel, Contract, Embodiment, Episode, Finding, History, Stream, dump_toml
@@ -113,9 +114,17 @@ class Home:
             "sites": ("plant-7",),
             "purposes": ("anchor", "view"),
             "until": date(2099, 12, 31),
+            "issued": date(2020, 1, 1),
+            "serial": 1,
+            "protection": "process",
         }
         path = self.folder / f"{machine.name}.toml"
-        path.write_text(dump_toml(Contract(**{**usual, **terms})), "utf-8")  # type: ignore[arg-type]
+        contract = Contract(**{**usual, **terms})  # type: ignore[arg-type]
+        if path.exists() and "serial" not in terms:
+            before = read_contract(path.read_bytes())
+            same = replace(contract, serial=before.serial) == before
+            contract = replace(contract, serial=before.serial if same else before.serial + 1)
+        path.write_text(dump_toml(contract), "utf-8")
         sign_contract(path, load_private(key))
         return load_contract(path, self.trust)
 

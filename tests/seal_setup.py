@@ -18,8 +18,26 @@ CONTRACT = Contract(
     sites=("lab", "plant-7"),
     purposes=("anchor", "evaluate"),
     until=date(2027, 3, 31),
+    issued=date(2026, 4, 1),
+    serial=3,
+    protection="process",
+    may_serve=("member-cars",),
 )
-REQUEST = Request("road-demo", "member-cars", "anchor", "JP", "lab", date(2026, 11, 24))
+REQUEST = Request(
+    dataset="road-demo",
+    digest="",
+    owner="member-cars",
+    purpose="anchor",
+    country="JP",
+    site="lab",
+    operator="consortium",
+    site_signed=False,
+    jailed=False,
+    today=date(2026, 11, 24),
+    last_day=date.min,
+    last_serial=0,
+    last_contract="",
+)
 
 
 @dataclass(frozen=True)

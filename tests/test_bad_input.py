@@ -44,6 +44,24 @@ TESTED = {
     "a disk that fills: training": "test_train.test_a_full_disk_is_one_message_and_the_run_goes_on_later",
     "port in use": "test_drive.test_a_port_in_use_ends_the_serve_verb",
     "a client that sends nonsense": "test_serve.test_nonsense_gets_a_text_and_1011_and_others_go_on",
+    # rights: what a contract, a site's record or a clock can be
+    "an expired, unsigned, future or replayed contract": "test_permit.test_the_reason_is_in_words",
+    "a contract that is no contract any more": "test_permit.test_no_form_of_damage_is_a_contract",
+    "a contract changed at any byte": "test_seal_contracts.test_every_flipped_bit_is_refused",
+    "a contract cut at any byte": "test_seal_site.test_a_contract_cut_at_any_byte_is_refused",
+    "a forged contract": "test_seal_contracts.test_forged_under_the_owners_key_id",
+    "a contract signed with the wrong key": "test_seal_contracts.test_signed_by_somebody_else",
+    "a misspelt key, value, name or country in a contract": "test_seal_contracts"
+    ".test_bad_terms_can_neither_be_signed_nor_loaded",
+    "a member name with path parts or odd Unicode": "test_seal_contracts.test_odd_member_names_are_refused",
+    "a contract replayed, a clock set back": "test_rights_cli.test_replay_and_a_clock_set_back_are_refused_and_logged",
+    "other content than the contract names": "test_rights_cli"
+    ".test_a_contract_is_pinned_to_the_content_that_the_site_has",
+    "data that asks for a jail outside one": "test_rights_cli"
+    ".test_a_contract_that_asks_for_a_jail_is_refused_outside_one",
+    "a site's record cut, changed, forged or signed by another": "test_seal_site"
+    ".test_a_bad_signature_of_a_site_is_an_error_and_never_none",
+    "a site's memory that is damaged": "test_seal_site.test_a_damaged_memory_grants_nothing",
     # data: what foreign bytes can do
     "an empty file": "test_intake_detect.test_what_is_no_log",
     "a wrong extension": "test_intake_can_logs.test_the_content_decides_what_a_log_is",
@@ -181,7 +199,7 @@ def contract(site: Path, name: str, *, country: str = "JP", sign: bool = True) -
     path = site / f"{name}.toml"
     path.write_text(
         f'owner = "member-steel"\ndatasets = ["mill-demo"]\nresidency = ["{country}"]\nsites = ["consortium-lab"]\n'
-        'purposes = ["anchor"]\nuntil = 2099-12-31\n'
+        'purposes = ["anchor"]\nuntil = 2099-12-31\nissued = 2026-01-01\nserial = 1\nprotection = "process"\n'
     )
     if sign:
         sign_contract(path, load_private(site / "member-steel.pem"))

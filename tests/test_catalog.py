@@ -129,7 +129,7 @@ def test_a_changed_contract_closes_the_data_set_and_a_renewed_one_opens_it(tmp_p
     with pytest.raises(ContractError, match="changed after it was signed"):
         catalog.columns("arm-demo", "anchor")
     assert catalog.ls()[0].contract_digest == ""
-    catalog.renew("arm-demo", home.contract(ARM, purposes=("serve",)))
+    catalog.renew("arm-demo", home.contract(ARM, purposes=("serve",), may_serve=("consortium",)))
     assert catalog.stats("arm-demo", "serve")["joints"].count > 0
     with pytest.raises(Refused):
         home.catalog().renew("arm-demo", home.contract(ROAD, "arm-demo"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from hagane.catalog import store
+from hagane.catalog import stored
 from hagane.catalog.contents import disk_bytes
 from hagane.catalog.episode_io import read_episode
 from hagane.catalog.split import load_split
@@ -146,7 +146,9 @@ def test_sample_shows_and_writes_the_same_steps(
     )
     with monkeypatch.context() as patch:
         opened: list[str] = []
-        patch.setattr(store, "read_episode", lambda fact, *more: opened.append(fact["id"]) or read_episode(fact, *more))
+        patch.setattr(
+            stored, "read_episode", lambda fact, *more: opened.append(fact["id"]) or read_episode(fact, *more)
+        )
         assert run(capsys, "sample", "arm-a", "--n", "1", *where)[0] == 0
         assert len(opened) == 1  # of a large set, only what is shown is read
     paths = [home.folder / f"s.{kind}" for kind in ("parquet", "jsonl")]

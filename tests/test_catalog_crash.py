@@ -28,7 +28,7 @@ def progress(now, n):
     if (now, n) == (what, count):
         die()
 if what == "publish":
-    catalog.Catalog._publish = die
+    catalog.publish = die
 if what == "cache":
     catalog.Caches.put = die
 home = make_home(folder)
@@ -111,7 +111,7 @@ def test_a_disk_that_fails_to_sync_is_one_message(tmp_path: Path, monkeypatch: p
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    object.__setattr__(catalog._gate, "ledger", None)
+    object.__setattr__(catalog.gate, "ledger", None)
     monkeypatch.setattr(os, call, full)
     with pytest.raises(StoreError, match=r"No space left on device(.|\n)*free some disk"):
         catalog.add("road-demo", ROAD, signed, episodes(ROAD, 3))

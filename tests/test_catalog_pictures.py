@@ -11,6 +11,7 @@ import pytest
 from hagane.catalog import Ahead, Catalog, Loader, Mixture
 from hagane.catalog.order import PoolOrder, word
 from hagane.catalog.pictures import Buffers
+from hagane.catalog.shelf import PlainShelf
 from hagane.catalog.video import POOL_EPISODES, VideoPictures, VideoWriter, encode_video
 from hagane.intake.picture import encode_jpeg
 from hagane.terms import CorruptError, LogError, Part, StoreError, Stream
@@ -239,7 +240,7 @@ def test_pictures_of_odd_size_come_back_from_a_video(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path, "pictures-000")
     writer.append([data], 4)
     writer.close()
-    pictures = VideoPictures(tmp_path, "pictures-000", (31, 47, 3), 1, str)
+    pictures = VideoPictures(PlainShelf(tmp_path), "pictures-000", (31, 47, 3), 1, str)
     out = pictures.buffer(4)
     pictures.take(np.arange(4), out, np.arange(4))
     assert np.abs(out.astype(float) - np.stack(shown)).mean() < 12

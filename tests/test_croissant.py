@@ -18,6 +18,12 @@ from hagane.catalog.export import Format, export_set
 from hagane.catalog.export_parquet import Layout
 from tests.catalog_fixture import ARM, MILL, ROAD, episodes, make_home
 
+TERMS: dict[str, object] = {
+    "purposes": ("view", "export", "serve"),
+    "until": date(2031, 3, 31),
+    "withdrawal": "E",
+    "may_serve": ("member-robots",),
+}
 REQUIRED = ("@context", "@type", "conformsTo", "description", "license", "name", "url", "creator", "datePublished")
 """Of every data set, by the specification's section "Required" (distribution is required by its next section)."""
 KINDS: tuple[tuple[Format, Layout], ...] = (("lerobot", "wide"), ("parquet", "wide"), ("parquet", "long"))
@@ -30,7 +36,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     home = make_home(root / "site")
     catalog, out = home.catalog(), {}
     for machine in (ARM, ROAD, MILL):
-        terms = home.contract(machine, purposes=("view", "export"), until=date(2031, 3, 31), withdrawal="E")
+        terms = home.contract(machine, **TERMS)
         catalog.add(f"{machine.name}-demo", machine, terms, episodes(machine, 3))
         for to, layout in KINDS:
             folder = root / f"{machine.name}-{to}-{layout}"
@@ -125,16 +131,21 @@ def test_owner_terms_and_residency_are_said(exported: dict[str, Path]) -> None:
         assert told["license"]["identifier"] == f"sha256:{digest}" and told["license"]["url"] == "contract.toml"
         assert told["license"]["expires"] == "2031-03-31"
         offer = told["usageInfo"]
-        assert "odrl:Offer" in offer["@type"] and offer["odrl:permission"]["odrl:target"]["@id"] == told["url"]
-        limits = [
-            (c["odrl:leftOperand"]["@id"], c["odrl:rightOperand"]) for c in offer["odrl:permission"]["odrl:constraint"]
-        ]
+        assert "odrl:Offer" in offer["@type"]
+        use, serve = offer["odrl:permission"]
+        assert {use["odrl:target"]["@id"], serve["odrl:target"]["@id"]} == {told["url"]}
+        told_serve = [(c["odrl:leftOperand"]["@id"], c["odrl:rightOperand"]) for c in serve["odrl:constraint"]]
+        assert ("odrl:purpose", ["serve"]) in told_serve and ("odrl:recipient", ["member-robots"]) in told_serve
+        limits = [(c["odrl:leftOperand"]["@id"], c["odrl:rightOperand"]) for c in use["odrl:constraint"]]
         assert ("odrl:purpose", ["view", "export"]) in limits
         assert ("odrl:spatial", ["JP"]) in limits and ("odrl:spatial", ["plant-7"]) in limits
         assert any(left == "odrl:dateTime" and right["@value"] == "2031-03-31" for left, right in limits)
-        for word in ("JP", "plant-7", "export", "2031-03-31", "class E"):
+        for word in ("JP", "plant-7", "export", "2031-03-31", "class E", "process", "may merge: nobody"):
             assert word in told["conditionsOfAccess"]
-        assert told["rai:dataUseCases"] == ["view", "export"] and "class E" in told["rai:dataReleaseMaintenancePlan"]
+        assert (
+            told["rai:dataUseCases"] == ["view", "export", "serve"]
+            and "class E" in told["rai:dataReleaseMaintenancePlan"]
+        )
         assert "findings" in told["rai:dataLimitations"] and "stuck" in told["rai:dataLimitations"]
 
 

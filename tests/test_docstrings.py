@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parents[1] / "src" / "hagane"
-ROOMS = ("terms", "seal", "cli")
+ROOMS = ("terms", "seal", "jail", "cli")
 
 
 def undocumented(source: str) -> list[str]:

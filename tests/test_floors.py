@@ -21,7 +21,7 @@ FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 # the doors join siblings: the verbs open the demo and the page, the demo writes the page's story
 JOINS = {("cli", "console"), ("cli", "demo"), ("demo", "console")}
 TORCH_ROOMS = {"model", "engine", "policy", "train", "plan", "union"}
-WITHOUT_TORCH = ["terms", "guard", "seal", "intake", "wire", "catalog", "worlds", "console", "cli"]
+WITHOUT_TORCH = ["terms", "guard", "seal", "jail", "intake", "wire", "catalog", "worlds", "console", "cli"]
 
 
 def imports_of(path: Path) -> list[tuple[int, str]]:

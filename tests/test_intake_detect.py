@@ -105,7 +105,7 @@ def member(home: Path, embodiment: Embodiment, dataset: str) -> tuple[str, str]:
     owner = embodiment.owner
     assert main(["contract", "keygen", "--owner", owner, "--out", str(home / "trust")]) == 0
     new = ["contract", "new", str(contract), "--owner", owner, "--dataset", dataset, "--site", "lab"]
-    assert main(new) == 0
+    assert main([*new, "--protection", "process"]) == 0
     assert main(["contract", "sign", str(contract), "--key", str(home / "trust" / f"{owner}.pem")]) == 0
     return str(contract), str(machine)
 
@@ -172,7 +172,7 @@ def test_an_expired_contract_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
     path = Path(contract)
     today = date.today()
     lines = [
-        f"until = {today - timedelta(days=1)}" if line.startswith("until") else line
+        f"{line.split()[0]} = {today - timedelta(days=1)}" if line.startswith(("until", "issued")) else line
         for line in path.read_text().splitlines()
     ]
     path.write_text("\n".join(lines) + "\n")

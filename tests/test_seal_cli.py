@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from hagane.cli import main
-from hagane.seal import Ledger, TrustStore, load_contract, public_pem
+from hagane.seal import Ledger, TrustStore, load_contract, public_pem, utc_today
 from hagane.terms import RunRecord, digest_file, digest_value
 
 SITE = 'name = "consortium-lab"\ncountry = "JP"\noperator = "consortium"\n'
@@ -23,7 +23,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("site.toml").write_text(SITE)
     assert main(["contract", "keygen", "--owner", "member-cars", "--out", "keys"]) == 0
-    assert main(["contract", "new", "cars.toml"]) == 0
+    assert main(["contract", "new", "cars.toml", "--protection", "process"]) == 0
     assert main(["contract", "sign", "cars.toml", "--key", "keys/member-cars.pem"]) == 0
     return tmp_path
 
@@ -43,7 +43,7 @@ def test_the_whole_way_from_key_to_decision(here: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--purpose", "export"], "not granted (granted: anchor, member-training, evaluate, serve)"),
+        (["--purpose", "export"], "not granted (granted: anchor, member-training, evaluate)"),
         (["--purpose", "ancor"], "did you mean 'anchor'"),
         (["--purpose", "anchor", "--dataset", "mill-demo"], "not about data set 'mill-demo'"),
         (["--purpose", "anchor", "--owner", "member-steel"], "belongs to 'member-steel'"),
@@ -66,8 +66,9 @@ def test_another_country_is_refused(here: Path, capsys: pytest.CaptureFixture[st
 
 def test_an_expired_contract_can_be_shown(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path("cars.toml")
-    last = date.today() + timedelta(days=365)
-    path.write_text(path.read_text().replace(last.isoformat(), "2020-01-31"))
+    last = utc_today() + timedelta(days=365)
+    text = path.read_text().replace(last.isoformat(), "2020-01-31")
+    path.write_text(text.replace(f"issued = {utc_today()}", "issued = 2020-01-01"))
     assert main(["contract", "sign", "cars.toml", "--key", "keys/member-cars.pem"]) == 0
     assert main(["contract", "show", "cars.toml", "--trust", "keys"]) == 1
     assert "NO: expired on 2020-01-31" in capsys.readouterr().out
@@ -190,3 +191,36 @@ def test_a_changed_checkpoint_or_contract_is_not_traced(here: Path, capsys: pyte
     assert "cannot be read" in capsys.readouterr().err
     assert main(["audit", "trace", "keys"]) == 1
     assert "no complete checkpoint" in capsys.readouterr().err
+
+
+def test_a_head_is_signed_countersigned_and_checked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for who in ("host", "member-steel"):
+        assert main(["contract", "keygen", "--owner", who, "--out", "others"]) == 0
+    Path("witnesses").mkdir()
+    Path("others/member-steel.pub").rename("witnesses/member-steel.pub")
+    ledger = Ledger(Path("ledger.jsonl"))
+    sign = ["audit", "head", "--key", "others/host.pem"]
+    assert main(sign) == 1
+    assert "nothing to sign" in capsys.readouterr().err
+    ledger.append("run", {"n": 1})
+    assert main(sign) == 0
+    site = ["--site", "consortium-lab", "--site-key", "others/host.pub"]
+    witness = ["audit", "witness", "heads", *site, "--name", "member-steel", "--key", "others/member-steel.pem"]
+    assert main(witness) == 0
+    assert main([*sign, "--witness-keys", "witnesses"]) == 0
+    assert "1 entries are witnessed" in capsys.readouterr().out
+    assert main(witness) == 0
+    ledger.append("run", {"n": 2})
+    verify = ["audit", "verify", "ledger.jsonl", "--heads", "heads", *site, "--witness-keys", "witnesses"]
+    assert main(verify) == 0
+    out = capsys.readouterr().out
+    assert "first 2 entries are those that member-steel countersigned" in out and "entries after these: 1;" in out
+    assert "1 of them are signed" in out
+    assert main([*verify, "--quorum", "2"]) == 0
+    assert "no head is countersigned by enough" in capsys.readouterr().out
+    Path("ledger.jsonl").write_bytes(Path("ledger.jsonl").read_bytes().split(b"\n")[0] + b"\n")
+    assert main(verify) == 1 and main(sign) == 1
+    assert capsys.readouterr().err.count("the ledger was cut") == 2
+    assert main(verify[:5]) == 1 and main([*verify, "--quorum", "0"]) == 1
+    assert main(["audit", "witness", "none", *witness[3:]]) == 1
+    assert "no such folder" in capsys.readouterr().err

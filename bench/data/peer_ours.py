@@ -61,7 +61,17 @@ def add(catalog: Catalog, folder: Path, made: Iterator[Episode]) -> None:
     key = generate_key(folder / "key.pem")
     catalog.trust.add(ARM.owner, public_of(key))
     path = folder / "contract.toml"
-    terms = Contract(ARM.owner, (NAME,), ("JP",), ("plant-7",), ("anchor",), date(2099, 12, 31))
+    terms = Contract(
+        ARM.owner,
+        (NAME,),
+        ("JP",),
+        ("plant-7",),
+        ("anchor",),
+        date(2099, 12, 31),
+        date(2026, 1, 1),
+        1,
+        protection="process",
+    )
     path.write_text(dump_toml(terms), "utf-8")
     sign_contract(path, key)
     catalog.add(NAME, ARM, load_contract(path, catalog.trust), made)

@@ -150,7 +150,17 @@ def site(folder: Path, embodiment: Embodiment) -> tuple[Catalog, Any]:
     key = generate_key(folder / "key.pem")
     trust = TrustStore(folder / "trust")
     trust.add(embodiment.owner, public_of(key))
-    terms = Contract(embodiment.owner, ("logs",), ("JP",), ("plant-7",), ("anchor",), date(2099, 12, 31))
+    terms = Contract(
+        embodiment.owner,
+        ("logs",),
+        ("JP",),
+        ("plant-7",),
+        ("anchor",),
+        date(2099, 12, 31),
+        date(2026, 1, 1),
+        1,
+        protection="process",
+    )
     (folder / "contract.toml").write_text(dump_toml(terms), "utf-8")
     sign_contract(folder / "contract.toml", key)
     catalog = Catalog.open(folder / "catalog", Site("plant-7", "JP", "consortium"), trust)

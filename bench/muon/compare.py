@@ -60,8 +60,9 @@ def make_catalog(home: Path, episodes: int) -> Catalog:
         if not key.exists():
             generate_key(key)
             trust.add(machine.owner, public_of(load_private(key)))
-        until = date(2099, 12, 31)
-        contract = Contract(machine.owner, (dataset,), ("JP",), ("bench",), ("anchor", "view"), until)
+        days = (date(2099, 12, 31), date(2026, 1, 1))
+        use = ("anchor", "view")
+        contract = Contract(machine.owner, (dataset,), ("JP",), ("bench",), use, *days, 1, protection="process")
         terms.write_text(dump_toml(contract), "utf-8")
         sign_contract(terms, load_private(key))
         catalog.add(dataset, machine, load_contract(terms, trust), demonstrations(world, episodes))

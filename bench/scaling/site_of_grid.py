@@ -50,7 +50,7 @@ def bring_in(home: Path, world_name: str, owner: str, amount: int | str) -> None
     folder = home / "logs" / name
     folder.mkdir(parents=True, exist_ok=True)
     log, terms = write_format(world.embodiment, iter(runs), folder), home / "contracts" / f"{name}.toml"
-    verb("contract", "new", str(terms), "--owner", owner, "--dataset", name)
+    verb("contract", "new", str(terms), "--owner", owner, "--dataset", name, "--protection", "process")
     verb("contract", "sign", str(terms), "--key", str(home / "keys" / f"{owner}.pem"))
     machine = Path(__import__("hagane.worlds").worlds.__file__).parent / f"{world_name}.toml"
     verb("intake", str(log), "--embodiment", str(machine), "--name", name, "--contract", str(terms),

@@ -9,28 +9,33 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from hagane.catalog.brokered import Desk, make_gate
 from hagane.catalog.cache import Caches
 from hagane.catalog.columns import Columns, PictureMode
 from hagane.catalog.convert import Entry
 from hagane.catalog.fill import fill_from_logs, fill_journal, log_jobs
 from hagane.catalog.gate import Gate
+from hagane.catalog.held import find_sets, publish
 from hagane.catalog.lock import locked
 from hagane.catalog.record import DatasetRecord
-from hagane.catalog.sketch import channel_stats, merge_all, unpack_sketches
-from hagane.catalog.store import OURS, Progress, StoredSet, Target, put_contract, refuse_other, write_stored
+from hagane.catalog.sealed import open_shelf
+from hagane.catalog.shelf import Shelf
+from hagane.catalog.sketch import channel_stats, merge_all
+from hagane.catalog.store import Progress, Target, put_contract, write_stored
+from hagane.catalog.stored import StoredSet, refuse_other, refuse_sealed
 from hagane.catalog.workers import Mapper, Workers, working
-from hagane.intake.lerobot_journal import disk_error, sync_folder
+from hagane.intake.lerobot_journal import disk_error
 from hagane.intake.options import Options
-from hagane.seal import Ledger, SignedContract, Site, TrustStore, check_name, load_contract
+from hagane.seal import Keys, Ledger, SignedContract, Site, TrustStore, check_name, load_contract, utc_today
 from hagane.terms import (
     ChannelStats,
     ConfigError,
-    ContractError,
     Decision,
     Embodiment,
     Episode,
     HaganeError,
     LogError,
+    Refused,
     StoreError,
 )
 
@@ -41,16 +46,17 @@ class Catalog:
     """Open with `Catalog.open`."""
 
     def __init__(
-        self, root: Path, site: Site, trust: TrustStore, ledger: Ledger | None, today: Callable[[], date]
+        self, root: Path, site: Site, trust: TrustStore, ledger: Ledger | None, gate: Gate, keys: Keys | None
     ) -> None:
         self.root, self.site, self.trust, self.ledger = root, site, trust, ledger
-        self._gate = Gate(site, ledger, today)
-        self._sets: dict[str, StoredSet] = {}
-        self._contracts: dict[str, SignedContract] = {}
-        self.problems: dict[str, HaganeError] = {}
-        """Why a data set or its contract cannot be used, by data set name."""
-        self._caches = Caches(root / "cache", root / ".locks")
+        self.gate, self._keys = gate, keys
+        self._caches = Caches(root / "cache", root / ".locks", self.shelf)
         self._refresh()
+
+    @property
+    def problems(self) -> dict[str, HaganeError]:
+        """Why a data set or its contract cannot be used, by data set name."""
+        return self._held.problems
 
     @classmethod
     def open(
@@ -60,7 +66,10 @@ class Catalog:
         trust: TrustStore,
         ledger: Ledger | None = None,
         *,
-        today: Callable[[], date] = date.today,
+        today: Callable[[], date] = utc_today,
+        keys: Keys | None = None,
+        desk: Desk | None = None,
+        jailed: bool = False,
     ) -> Catalog:
         """Open the catalog in a folder (made if absent); verifies every contract again.
 
@@ -69,7 +78,10 @@ class Catalog:
             site: where this process runs, for `permit`.
             trust: keys of the owners that this site knows.
             ledger: refusals, additions and reads are appended to it.
-            today: the date that contracts are judged at; for tests.
+            today: the date (UTC) that contracts are judged at; for tests.
+            keys: gives the keys of sealed data sets; without one only their records can be read.
+            desk: who is asked instead of `permit`, and notes instead of the ledger: the broker's client, in a jail.
+            jailed: asked by a keeper, on behalf of the jail that it starts.
 
         Raises:
             StoreError: the folder cannot be used.
@@ -78,7 +90,8 @@ class Catalog:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise disk_error(e, root) from None
-        return cls(root, site, trust, ledger, today)
+        gate = make_gate(site, ledger, today, root / "memory.json", desk, jailed)
+        return cls(root, site, trust, ledger, gate, keys)
 
     def add(
         self,
@@ -122,13 +135,10 @@ class Catalog:
         A second call after a crash does not read those logs again that were read to their end.
 
         Args:
-            name: of the data set.
-            embodiment: whose channels are read.
-            signed: the owner's contract.
+            name, embodiment, signed: of the data set, whose channels are read, under whose contract.
             path: file or folder.
             options: what people told about the logs.
-            seen: called with the facts of each episode, in order.
-            progress: called with what is being done and how many episodes of it are done.
+            seen, progress: called with the facts of each episode in order; with what is being done, and how far.
             workers: who reads and converts; the result is the same bytes.
 
         Raises:
@@ -151,11 +161,11 @@ class Catalog:
         workers: Workers,
     ) -> DatasetRecord:
         check_name(name, "data set name")
-        signed = self._gate.require_any(signed, name, embodiment.owner)
+        signed = self.gate.require_any(signed, name, "", embodiment.owner)
         work = self.root / "staging" / name
         with self._locked(name):
             self._refresh()
-            stored = self._stored(name) if name in self._sets or name in self.problems else None
+            stored = self._stored(name) if name in self._held.sets or name in self.problems else None
             try:
                 # the workers are gone before anything is removed: a late one would make its folder again
                 with working(workers) as mapper:
@@ -163,10 +173,14 @@ class Catalog:
                     if stored is None:
                         target = Target(work, name, embodiment, signed, self.site.name)
                         digest = write_stored(target, entries, mapper, progress)
+                        self.gate.accept(signed, name, digest, embodiment.owner)
                         # before it is there, so that nothing is there that the ledger does not know
-                        self._gate.note("add", name, signed, {"digest": digest, "episodes": len(entries)})
-                        self._publish(work, name)
-            except (LogError, ConfigError):
+                        self.gate.note("add", name, signed, {"digest": digest, "episodes": len(entries)})
+                        # renames only: the set first, since the cache can be built again from it
+                        publish(work / "set", self.root / "sets" / name)
+                        self._refresh()
+                        self._caches.put(self._stored(name), work / "columns")
+            except (LogError, ConfigError, Refused):
                 # the input itself is refused: nothing of it stays here
                 shutil.rmtree(work, ignore_errors=True)
                 raise
@@ -174,7 +188,7 @@ class Catalog:
                 raise disk_error(e, work) from None
             shutil.rmtree(work, ignore_errors=True)
             if stored is not None:
-                refuse_other(stored, embodiment, [e.content for e in entries], self._contracts.get(name), signed)
+                refuse_other(stored, embodiment, [e.content for e in entries], self._held.contracts.get(name), signed)
         return self.record(name)
 
     def renew(self, name: str, signed: SignedContract) -> DatasetRecord:
@@ -182,23 +196,25 @@ class Catalog:
 
         Raises:
             Refused: it is of another owner, for other data, expired, or not for this site.
-            StoreError: there is no such data set.
+            StoreError: there is no such data set, or it is sealed (`hagane.catalog.sealing.renew_set`).
         """
         stored = self._stored(name)
-        signed = self._gate.require_any(signed, name, stored.embodiment().owner)
+        refuse_sealed(stored)
+        digest = str(stored.record["digest"])
         with self._locked(name):
-            self._gate.note("renew", name, signed, {"digest": stored.record["digest"]})
-            put_contract(stored.folder / OURS, signed)
+            self.gate.accept(signed, name, digest, str(stored.record["owner"]))
+            self.gate.note("renew", name, signed, {"digest": digest})
+            put_contract(stored.contract_path.parent, signed)
             self._refresh()
         return self.record(name)
 
     def ls(self) -> tuple[DatasetRecord, ...]:
         """Records of all data sets, by name. Needs no permission: nothing of the data is shown."""
-        return tuple(self._record(stored) for _, stored in sorted(self._sets.items()))
+        return tuple(self._held.record(name) for name in sorted(self._held.sets))
 
     def unfinished(self) -> tuple[str, ...]:
         """Names of data sets whose `add` was interrupted; adding them again goes on."""
-        return tuple(sorted(p.name for p in (self.root / "staging").glob("*/") if p.name not in self._sets))
+        return tuple(sorted(p.name for p in (self.root / "staging").glob("*/") if p.name not in self._held.sets))
 
     def contract(self, name: str) -> SignedContract:
         """The owner's contract of a data set, verified when the catalog was opened.
@@ -207,9 +223,9 @@ class Catalog:
             StoreError: no such data set; ContractError: its contract does not verify.
         """
         self._stored(name)
-        if name not in self._contracts:
+        if name not in self._held.contracts:
             raise self.problems[name]
-        return self._contracts[name]
+        return self._held.contracts[name]
 
     def record(self, name: str) -> DatasetRecord:
         """The record of one data set.
@@ -217,7 +233,8 @@ class Catalog:
         Raises:
             StoreError: there is none; CorruptError: it is damaged.
         """
-        return self._record(self._stored(name))
+        self._stored(name)
+        return self._held.record(name)
 
     def embodiment(self, name: str) -> Embodiment:
         """The machine of a data set.
@@ -233,8 +250,10 @@ class Catalog:
         Raises:
             StoreError: as `record`.
         """
-        owner = str(self._stored(name).record["owner"])
-        return self._gate.decide(self._contracts.get(name), name, owner, purpose)
+        record = self._stored(name).record
+        return self.gate.decide(
+            self._held.contracts.get(name), name, str(record["digest"]), str(record["owner"]), purpose
+        )
 
     def ask(self, name: str, purpose: str) -> None:
         """Go on only if the contract permits to read a data set for a purpose; the ledger notes it. Whatever gives
@@ -247,13 +266,21 @@ class Catalog:
         stored = self._stored(name)
         if name in self.problems:
             raise self.problems[name]
-        signed = self._contracts[name]
-        self._gate.require(signed, name, str(stored.record["owner"]), purpose)
-        self._gate.note("read", name, signed, {"purpose": purpose, "digest": stored.record["digest"]})
+        signed, digest = self._held.contracts[name], str(stored.record["digest"])
+        self.gate.require(signed, name, digest, str(stored.record["owner"]), purpose)
+        self.gate.note("read", name, signed, {"purpose": purpose, "digest": digest})
+
+    def shelf(self, folder: Path, name: str) -> Shelf:
+        """A folder of a data set, sealed or plain, to be read from.
+
+        Raises:
+            CorruptError: the list of its sealed files was changed, or is that of another data set.
+        """
+        return open_shelf(folder, name, self._keys)
 
     def note(self, kind: str, name: str, body: Mapping[str, Any]) -> None:
         """Write down in the ledger what was done with a data set, under which contract."""
-        self._gate.note(kind, name, self._contracts.get(name), body)
+        self.gate.note(kind, name, self._held.contracts.get(name), body)
 
     def episodes(self, name: str, purpose: str, only: Container[int] | None = None) -> Iterator[Episode]:
         """The episodes as they were added: native rates, findings included; all, or those of some numbers from 0.
@@ -277,8 +304,7 @@ class Catalog:
         parts = []
         for one in names:
             self.ask(one, purpose)
-            path = f"{OURS}/stats.npz"
-            parts.append(unpack_sketches(self._stored(one).bytes(path), str(self._stored(one).folder / path)))
+            parts.append(self._stored(one).sketches())
         if len({self._stored(n).record["embodiment"] for n in names}) != 1:
             raise ConfigError(f"statistics of different machines cannot be merged: {', '.join(names)}")
         return {channel: channel_stats(s) for channel, s in merge_all(parts).items()}
@@ -296,50 +322,27 @@ class Catalog:
     def verify(self, name: str) -> int:
         """Check every file of a data set, its contract, and its cache; returns the number of files checked.
 
+        Of a sealed one without keys: that every file is, to the byte, the one that was sealed.
+
         Raises:
             CorruptError: a file is missing or differs; names it.
             ContractError: the contract is not signed by the owner.
         """
         stored = self._stored(name)
-        count = stored.verify()
-        load_contract(stored.folder / OURS / "contract.toml", self.trust)
-        self._caches.verify(stored)
-        return count
+        load_contract(stored.contract_path, self.trust)
+        return self._caches.verify(stored, with_keys=self._keys is not None)
 
     def _stored(self, name: str) -> StoredSet:
-        if name in self._sets:
-            return self._sets[name]
+        if name in self._held.sets:
+            return self._held.sets[name]
         if name in self.problems:
             raise self.problems[name]
-        known = ", ".join(sorted(self._sets)) or "none"
+        known = ", ".join(sorted(self._held.sets)) or "none"
         raise StoreError(f"no data set {name!r}", where=str(self.root), next_step=f"there are: {known}")
 
-    def _publish(self, work: Path, name: str) -> None:
-        """Renames only: the set first, since the cache can be built again from it."""
-        sets = self.root / "sets"
-        sets.mkdir(exist_ok=True)
-        (work / "set").rename(sets / name)
-        sync_folder(sets)
-        self._refresh()
-        self._caches.put(self._stored(name), work / "columns")
-
     def _refresh(self) -> None:
-        """Read the folders and verify contracts. The folders are all there is: nothing beside them can be wrong."""
-        self._sets, self._contracts, self.problems = {}, {}, {}
-        for folder in sorted((self.root / "sets").glob("*/")):
-            name = folder.name
-            try:
-                self._sets[name] = StoredSet(folder)
-                self._contracts[name] = load_contract(folder / OURS / "contract.toml", self.trust)
-            except (StoreError, ContractError, ConfigError) as e:
-                self.problems[name] = e
-
-    def _record(self, stored: StoredSet) -> DatasetRecord:
-        r, name = stored.record, stored.folder.name
-        contract = self._contracts[name].digest if name in self._contracts else ""
-        path = stored.folder / OURS / "contract.toml"
-        kept = (r["embodiment"], r["owner"], r["episodes"], r["steps"], r["seconds"], r["digest"])
-        return DatasetRecord(name, *kept, contract, path, r["findings"], r.get("site", ""))
+        """Read the folders and verify contracts."""
+        self._held = find_sets(self.root / "sets", self.shelf, self.trust)
 
     def _locked(self, name: str) -> AbstractContextManager[None]:
         """One writer of a data set at a time; others are read and brought in meanwhile."""

@@ -12,7 +12,6 @@ size: small files are hashed then, records and pictures are checked when they ar
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +20,11 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.catalog.flat import check_digest, check_size, damaged_cache, map_bytes, view_of
 from hagane.catalog.pictures import Pictures
 from hagane.catalog.rows import RowLayout
+from hagane.catalog.shelf import Rows, Shelf, check_digest, check_size, damaged_cache
 from hagane.catalog.video import VideoPictures
-from hagane.terms import Embodiment, Reading, canonical_json, digest_bytes
+from hagane.terms import CorruptError, Embodiment, Reading, canonical_json, digest_bytes
 
 VERSION = 2
 _BLOCK = 1 << 15
@@ -78,12 +77,18 @@ class Columns:
     """By image channel: [E] number of each episode's first picture."""
     mode: PictureMode
     """How pictures are kept: samples of videos are drawn an episode pool at a time."""
-    folder: Path
-    """Of the cache."""
-    _checked: NDArray[np.bool_] = field(repr=False, default_factory=lambda: np.zeros(0, np.bool_))
+    shelf: Shelf
+    """Where the cache lies."""
+    _rows: Rows = field(repr=False)
+    _checked: NDArray[np.bool_] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def folder(self) -> Path:
+        """Of the cache."""
+        return self.shelf.folder
 
     @property
     def times_ns(self) -> NDArray[np.int64]:
@@ -117,7 +122,7 @@ class Columns:
         return valid
 
     def check(self, first_N: NDArray[np.int64], end_N: NDArray[np.int64]) -> None:
-        """Check the records of N spans against their crc32; each once in the life of this object.
+        """Check the records of N spans (crc32, or the tag of sealed ones); each once in the life of this object.
 
         Raises:
             CorruptError: a record differs; names file and episode.
@@ -128,13 +133,10 @@ class Columns:
         new = np.unique(rows[~self._checked[rows]])
         if not len(new):
             return
-        size = self.records.dtype.itemsize
-        data, crc32 = view_of(self.records), zlib.crc32
-        found = [crc32(data[at : at + size - 4]) for at in (new * size).tolist()]
-        bad = new[self.records["crc32"][new] != np.array(found, np.uint32)]
+        bad = self._rows.check(new)
         if len(bad):
             e = int(np.searchsorted(self.start_E, bad[0], side="right")) - 1
-            what = f"step {bad[0] - self.start_E[e]} of episode {self.episode_ids[e]!r} differs from its crc32"
+            what = f"step {bad[0] - self.start_E[e]} of episode {self.episode_ids[e]!r} {self._rows.fault}"
             raise damaged_cache(self.folder / "rows.bin", what)
         self._checked[new] = True
 
@@ -148,51 +150,52 @@ class Columns:
             self.check(np.array([first]), np.array([min(first + _BLOCK, len(self))]))
         for source in self.pictures.values():
             source.check()
-        for name, told in read_facts(self.folder)["files"].items():
-            check_digest(self.folder / name, told)
+        for name, told in read_facts(self.shelf)["files"].items():
+            check_digest(self.shelf, name, told)
 
 
-def is_current(folder: Path) -> bool:
+def is_current(shelf: Shelf) -> bool:
     """True for a cache of this version, damaged or not; an older one is to be built again."""
     try:
-        return bool(json.loads((folder / "index.json").read_bytes())["version"] == VERSION)
+        return bool(json.loads(shelf.read("index.json"))["version"] == VERSION)
     except FileNotFoundError:
-        return folder.exists()
-    except (OSError, ValueError, KeyError, TypeError):
+        return shelf.folder.exists()
+    except (OSError, CorruptError, ValueError, KeyError, TypeError):
         return True
 
 
-def open_columns(folder: Path, embodiment: Embodiment) -> Columns:
-    """Memory-map a cache. Its small files are checked against their sha256, the large ones for their size.
+def open_columns(shelf: Shelf, embodiment: Embodiment) -> Columns:
+    """Open a cache. Its small files are checked against their sha256, the large ones for their size.
 
     Raises:
         CorruptError: a file is missing or differs; the message names it.
     """
-    facts = read_facts(folder)
+    facts = read_facts(shelf)
     for name, told in facts["files"].items():
         small = not (name == "rows.bin" or (name.count(".") == 2 and not name.endswith(".index.bin")))
-        (check_digest if small else check_size)(folder / name, told)
+        (check_digest if small else check_size)(shelf, name, told)
     layout, ids, mode = RowLayout(embodiment), tuple(facts["ids"]), facts["mode"]
     starts = np.array(facts["starts"], np.int64)
     first = {name: np.array(rows, np.int64) for name, rows in facts["first_picture"].items()}
-    raw = map_bytes(folder / "rows.bin")
-    if len(raw) != layout.dtype.itemsize * sum(facts["lengths"]):
-        raise damaged_cache(folder / "rows.bin")
-    records = raw.view(layout.dtype)
+    size = layout.dtype.itemsize
+    if shelf.size("rows.bin") != size * sum(facts["lengths"]):
+        raise damaged_cache(shelf.folder / "rows.bin")
+    rows = shelf.rows("rows.bin", size)
+    records = rows.data.view(layout.dtype)
     pictures: dict[str, PictureSource] = {}
     for i, c in enumerate(layout.seen):
         if c.kind == "image":
             stem = f"pictures-{i:03d}"
             shards = sum(n.startswith(stem) and not n.endswith(".index.bin") for n in facts["files"])
             kind = Pictures if mode == "jpeg" else VideoPictures
-            pictures[c.name] = kind(folder, stem, c.shape, shards, _Owner(first[c.name], ids))
+            pictures[c.name] = kind(shelf, stem, c.shape, shards, _Owner(first[c.name], ids))
     return Columns(
         facts["name"],
         facts["digest"],
         embodiment,
         records,
-        map_bytes(folder / "flags.bin"),
-        map_bytes(folder / "last.bin").view(np.float32).reshape(len(ids), -1),
+        shelf.map("flags.bin"),
+        shelf.map("last.bin").view(np.float32).reshape(len(ids), -1),
         starts,
         np.array(facts["lengths"], np.int64),
         ids,
@@ -200,7 +203,8 @@ def open_columns(folder: Path, embodiment: Embodiment) -> Columns:
         pictures,
         first,
         mode,
-        folder,
+        shelf,
+        rows,
         np.zeros(len(records), np.bool_),
     )
 
@@ -216,17 +220,17 @@ class _Owner:
         return f"episode {self.ids[int(np.searchsorted(self.first_E, number, side='right')) - 1]!r}"
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
+def read_facts(shelf: Shelf) -> dict[str, Any]:
     """index.json, checked.
 
     Raises:
         CorruptError: missing, damaged, or of another version.
     """
-    path = folder / "index.json"
+    path = shelf.folder / "index.json"
     try:
-        facts: dict[str, Any] = json.loads(path.read_bytes())
+        facts: dict[str, Any] = json.loads(shelf.read("index.json"))
         told = facts.pop("sha256")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, CorruptError, ValueError, KeyError, TypeError, AttributeError):
         raise damaged_cache(path) from None
     if digest_bytes(canonical_json(facts)) != told or facts["version"] != VERSION:
         raise damaged_cache(path)

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hagane.catalog.catalog import Catalog
-from hagane.catalog.manifest import NAME as MANIFEST
-from hagane.catalog.manifest import read_manifest
-from hagane.catalog.sketch import unpack_sketches
-from hagane.catalog.store import OURS, StoredSet
+from hagane.catalog.stored import StoredSet
 from hagane.intake.lerobot_sketch import Sketch
 
 
@@ -62,13 +59,22 @@ def folder_of(catalog: Catalog, name: str) -> Path:
     return catalog.root / "sets" / name
 
 
+def stored_of(catalog: Catalog, name: str) -> StoredSet:
+    """A data set, read anew.
+
+    Raises:
+        StoreError: as `folder_of`.
+    """
+    return StoredSet(catalog.shelf(folder_of(catalog, name), name))
+
+
 def episodes_of(catalog: Catalog, name: str) -> tuple[EpisodeFacts, ...]:
     """Facts of every episode, in order. Nothing of the data is read.
 
     Raises:
         StoreError: as `folder_of`.
     """
-    facts = StoredSet(folder_of(catalog, name)).facts()
+    facts = stored_of(catalog, name).facts()
     return tuple(
         EpisodeFacts(
             number,
@@ -91,7 +97,7 @@ def files_of(catalog: Catalog, name: str) -> tuple[FileFacts, ...]:
     Raises:
         StoreError: as `folder_of`.
     """
-    listed = read_manifest(folder_of(catalog, name) / OURS / MANIFEST)
+    listed = stored_of(catalog, name).files()
     return tuple(FileFacts(path, f["sha256"], f["bytes"]) for path, f in sorted(listed.items()))
 
 
@@ -102,9 +108,7 @@ def sketches_of(catalog: Catalog, name: str, purpose: str) -> dict[str, Sketch]:
         Refused: the contract does not permit it; CorruptError: stored bytes differ from their digest.
     """
     catalog.ask(name, purpose)
-    path = f"{OURS}/stats.npz"
-    stored = StoredSet(folder_of(catalog, name))
-    return unpack_sketches(stored.bytes(path), str(stored.folder / path))
+    return stored_of(catalog, name).sketches()
 
 
 def disk_bytes(folder: Path) -> int:

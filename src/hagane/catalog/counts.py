@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hagane.catalog.record import DatasetRecord
+from hagane.catalog.shelf import PlainShelf, Shelf
 from hagane.catalog.symptoms import Symptom
 from hagane.intake.files import refuse_outside
 from hagane.intake.lerobot_layout import VERSION, check_template
 from hagane.intake.lerobot_rows import fps_of
-from hagane.terms import Embodiment, HaganeError
+from hagane.terms import CorruptError, Embodiment, HaganeError
 
 _SHOWN = 3
+_INFO, _TASKS = "meta/info.json", "meta/tasks.parquet"
 _NONSENSE = (
     HaganeError, OSError, pa.ArrowException, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
     RecursionError,
@@ -29,27 +32,28 @@ _NONSENSE = (
 """What following a description that is damaged or makes no sense may raise."""
 
 
-def count_set(root: Path) -> list[Symptom]:
+def count_set(root: Path | Shelf) -> list[Symptom]:
     """Symptoms of kind "metadata" of a LeRobot v3 folder; none for anything else."""
+    shelf = PlainShelf(root) if isinstance(root, Path) else root
     try:
-        info = json.loads((root / "meta" / "info.json").read_bytes())
+        info = json.loads(shelf.read(_INFO))
         if info["codebase_version"] != VERSION:
             return []
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, CorruptError, ValueError, KeyError, TypeError, RecursionError):
         return []
-    return _followed(_differences(root, info))
+    return _followed(_differences(shelf, info))
 
 
-def count_stored(root: Path, embodiment: Embodiment, record: DatasetRecord, steps_E: Sequence[int]) -> list[Symptom]:
+def count_stored(shelf: Shelf, embodiment: Embodiment, record: DatasetRecord, steps_E: Sequence[int]) -> list[Symptom]:
     """Also against the catalog: its record, the streams (control steps that each episode has), and the machine's rate.
 
     Args:
-        root: folder of the data set.
+        shelf: folder of the data set.
         embodiment: its machine.
         record: what the catalog says.
         steps_E: control steps of every episode, counted from its streams.
     """
-    found = count_set(root) + _followed(_against_streams(root, embodiment, record, steps_E))
+    found = count_set(shelf) + _followed(_against_streams(shelf, embodiment, record, steps_E))
     return list(dict.fromkeys(found))
 
 
@@ -66,11 +70,11 @@ def _followed(differences: Iterator[tuple[int, str]]) -> list[Symptom]:
 
 
 def _against_streams(
-    root: Path, embodiment: Embodiment, record: DatasetRecord, steps_E: Sequence[int]
+    shelf: Shelf, embodiment: Embodiment, record: DatasetRecord, steps_E: Sequence[int]
 ) -> Iterator[tuple[int, str]]:
     """(how many, what) of everything in which the peers' view differs from record and streams."""
-    info = json.loads((root / "meta" / "info.json").read_bytes())
-    rows = _episode_rows(root)
+    info = json.loads(shelf.read(_INFO))
+    rows = _episode_rows(shelf)
     pairs: list[tuple[str, object, str, object]] = [
         ("the record has {} episodes", record.episodes, "the streams {}", len(steps_E)),
         ("the record has {} steps", record.steps, "the streams {}", sum(steps_E)),
@@ -90,9 +94,9 @@ def _symptom(count: int, text: str) -> Symptom:
     return Symptom("serious", "metadata", "*", 0, count, 0.0, "", 0, text)
 
 
-def _differences(root: Path, info: dict[str, Any]) -> Iterator[tuple[int, str]]:
+def _differences(shelf: Shelf, info: dict[str, Any]) -> Iterator[tuple[int, str]]:
     """(how many, what) of everything that does not agree."""
-    rows = _episode_rows(root)
+    rows = _episode_rows(shelf)
     lengths = np.array([int(r["length"]) for r in rows], np.int64)
     if len(rows) != info["total_episodes"]:
         yield (
@@ -107,16 +111,18 @@ def _differences(root: Path, info: dict[str, Any]) -> Iterator[tuple[int, str]]:
     ends = np.cumsum(lengths)
     if any(int(r.get("dataset_to_index", e)) != e for r, e in zip(rows, ends.tolist(), strict=True)):
         yield 1, "places of episodes (dataset_from_index, dataset_to_index) do not follow from their lengths"
-    tasks = root / "meta" / "tasks.parquet"
-    if tasks.exists() and pq.read_metadata(tasks).num_rows != info.get("total_tasks"):
-        yield 1, f"info.json says {info.get('total_tasks')} tasks, tasks.parquet has {pq.read_metadata(tasks).num_rows}"
-    yield from _data(root, info, rows)
+    if shelf.has(_TASKS):
+        with shelf.open(_TASKS) as f:
+            tasks = pq.read_metadata(f).num_rows
+        if tasks != info.get("total_tasks"):
+            yield 1, f"info.json says {info.get('total_tasks')} tasks, tasks.parquet has {tasks}"
+    yield from _data(shelf, info, rows)
     for key, feature in info["features"].items():
         if feature.get("dtype") == "video":
-            yield from _videos(root, info, rows, key)
+            yield from _videos(shelf, info, rows, key)
 
 
-def _data(root: Path, info: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
+def _data(shelf: Shelf, info: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
     """Rows of every data file against the episodes that should lie in it, and their times against fps."""
     template = check_template(info["data_path"], ("chunk_index", "file_index"), "info.json")
     files: dict[tuple[int, int], list[dict[str, Any]]] = {}
@@ -124,11 +130,12 @@ def _data(root: Path, info: dict[str, Any], rows: list[dict[str, Any]]) -> Itera
         files.setdefault((int(r["data/chunk_index"]), int(r["data/file_index"])), []).append(r)
     for (chunk, file), listed in files.items():
         name = template.format(chunk_index=chunk, file_index=file)
-        refuse_outside(root / name, root)
-        if not (root / name).is_file():
+        refuse_outside(shelf.folder / name, shelf.folder)
+        if not shelf.has(name):
             yield len(listed), f"{name} is missing: {len(listed)} episodes"
             continue
-        table = pq.read_table(root / name, columns=["episode_index", "frame_index", "timestamp"])
+        with shelf.open(name) as f:
+            table = pq.read_table(f, columns=["episode_index", "frame_index", "timestamp"])
         episode, frame, stamp_s = (table.column(c).to_numpy() for c in table.column_names)
         held = dict(zip(*(a.tolist() for a in np.unique(episode, return_counts=True)), strict=True))
         told = {int(r["episode_index"]): int(r["length"]) for r in listed}
@@ -145,7 +152,7 @@ def _data(root: Path, info: dict[str, Any], rows: list[dict[str, Any]]) -> Itera
             yield int(late.sum()), f"{name}: {text}, and {late.sum() - 1} more"
 
 
-def _videos(root: Path, info: dict[str, Any], rows: list[dict[str, Any]], key: str) -> Iterator[tuple[int, str]]:
+def _videos(shelf: Shelf, info: dict[str, Any], rows: list[dict[str, Any]], key: str) -> Iterator[tuple[int, str]]:
     """Frames of every video file against the episodes that should lie in it."""
     template = check_template(info["video_path"], ("chunk_index", "file_index", "video_key"), "info.json")
     files: dict[tuple[int, int], list[dict[str, Any]]] = {}
@@ -154,27 +161,28 @@ def _videos(root: Path, info: dict[str, Any], rows: list[dict[str, Any]], key: s
         files.setdefault(place, []).append(r)
     for (chunk, file), listed in files.items():
         name = template.format(video_key=key, chunk_index=chunk, file_index=file)
-        refuse_outside(root / name, root)
+        refuse_outside(shelf.folder / name, shelf.folder)
         told = sum(int(r["length"]) for r in listed)
-        there = _frames(root / name)
+        there = _frames(shelf, name)
         if there != told:
             yield abs(there - told), f"{name} has {there} frames, its {len(listed)} episodes have {told}"
 
 
-def _frames(path: Path) -> int:
+def _frames(shelf: Shelf, name: str) -> int:
     """Frames of a video, counted by its packets; 0 when it is missing or cannot be opened."""
     import av
 
     try:
-        with av.open(str(path)) as container:
+        with shelf.open(name) as f, av.open(f) as container:
             return sum(1 for p in container.demux(video=0) if p.size)
-    except (av.FFmpegError, OSError, IndexError):
+    except (av.FFmpegError, OSError, CorruptError, IndexError):
         return 0
 
 
-def _episode_rows(root: Path) -> list[dict[str, Any]]:
+def _episode_rows(shelf: Shelf) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for path in sorted((root / "meta" / "episodes").glob("*/*.parquet")):
-        names = [n for n in pq.read_schema(path).names if not n.startswith("stats/")]
-        rows += pq.read_table(path, columns=names).to_pylist()
+    for path in (n for n in shelf.names() if fnmatch(n, "meta/episodes/*/*.parquet")):
+        with shelf.open(path) as f:
+            names = [n for n in pq.read_schema(f).names if not n.startswith("stats/")]
+            rows += pq.read_table(f, columns=names).to_pylist()
     return sorted(rows, key=lambda r: int(r["episode_index"]))

@@ -132,32 +132,47 @@ def _terms(contract: Contract, digest: str, target: str) -> dict[str, Any]:
         "name": f"Contract of {contract.owner}, signed; not a public licence",
         "url": "contract.toml",
         "identifier": f"sha256:{digest}",
+        "version": contract.serial,
+        "dateCreated": contract.issued.isoformat(),
         "expires": contract.until.isoformat(),
     }
-    constraints = [
-        _constraint("odrl:purpose", "odrl:isAnyOf", list(contract.purposes)),
-        _constraint("odrl:spatial", "odrl:isAnyOf", list(contract.residency), "countries (ISO 3166-1)"),
-        _constraint("odrl:spatial", "odrl:isAnyOf", list(contract.sites), "sites"),
-        _constraint("odrl:dateTime", "odrl:lteq", {"@value": contract.until.isoformat(), "@type": "sc:Date"}),
-    ]
+    free = [p for p in contract.purposes if p not in ("merge", "serve")]
+    uses: list[tuple[list[str], tuple[str, ...]]] = [(free, ())] if free else []
+    for purpose, members in (("merge", contract.may_merge), ("serve", contract.may_serve)):
+        if purpose in contract.purposes and members:
+            uses.append(([purpose], members))
     offer = {
         "@type": ["sc:CreativeWork", "odrl:Offer"],
         "name": f"Terms of {contract.owner}",
         "odrl:assigner": {"@id": f"urn:hagane:owner:{contract.owner}"},
-        "odrl:permission": {
-            "@type": "odrl:Permission",
-            "odrl:action": {"@id": "odrl:use"},
-            "odrl:target": {"@id": target},
-            "odrl:constraint": constraints,
-        },
+        "odrl:permission": [_permission(contract, target, purposes, members) for purposes, members in uses],
     }
     return {
         "license": licence,
         "usageInfo": offer,
         "conditionsOfAccess": (
             f"Only at {', '.join(contract.sites)} in {', '.join(contract.residency)}, for "
-            f"{', '.join(contract.purposes)}, until {contract.until}; withdrawal class {contract.withdrawal}."
+            f"{', '.join(contract.purposes)}, until {contract.until}; withdrawal class {contract.withdrawal}; "
+            f"protection: {contract.protection}; may merge: {', '.join(contract.may_merge) or 'nobody'}; "
+            f"may serve: {', '.join(contract.may_serve) or 'nobody'}."
         ),
+    }
+
+
+def _permission(contract: Contract, target: str, purposes: list[str], members: tuple[str, ...]) -> dict[str, Any]:
+    """Some purposes; for anybody whom place and time allow, or for some members only."""
+    return {
+        "@type": "odrl:Permission",
+        "odrl:action": {"@id": "odrl:use"},
+        "odrl:target": {"@id": target},
+        "odrl:constraint": [
+            _constraint("odrl:purpose", "odrl:isAnyOf", purposes),
+            _constraint("odrl:spatial", "odrl:isAnyOf", list(contract.residency), "countries (ISO 3166-1)"),
+            _constraint("odrl:spatial", "odrl:isAnyOf", list(contract.sites), "sites"),
+            _constraint("odrl:dateTime", "odrl:gteq", {"@value": contract.issued.isoformat(), "@type": "sc:Date"}),
+            _constraint("odrl:dateTime", "odrl:lteq", {"@value": contract.until.isoformat(), "@type": "sc:Date"}),
+            *([_constraint("odrl:recipient", "odrl:isAnyOf", list(members), "members")] if members else []),
+        ],
     }
 
 

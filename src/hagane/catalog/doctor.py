@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from hagane.catalog.contents import folder_of
+from hagane.catalog.contents import stored_of
 from hagane.catalog.counts import count_set, count_stored
 from hagane.catalog.lag import Lag, LagEstimator
 from hagane.catalog.relations import Relations, align_numbers
@@ -59,7 +59,7 @@ def examine_set(catalog: Catalog, name: str, watchers: Sequence[Watcher] = ()) -
     doctor = Doctor(embodiment, recheck=True, watchers=watchers)
     for episode in episodes:
         doctor.add(episode)
-    more = count_stored(folder_of(catalog, name), embodiment, record, doctor.steps)
+    more = count_stored(stored_of(catalog, name).shelf, embodiment, record, doctor.steps)
     return doctor.diagnosis(name, record.digest, more)
 
 

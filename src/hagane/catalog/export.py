@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Literal
 
 from hagane.catalog.catalog import Catalog
-from hagane.catalog.contents import FileFacts, files_of, folder_of
+from hagane.catalog.contents import FileFacts, files_of, stored_of
 from hagane.catalog.croissant import croissant
 from hagane.catalog.export_parquet import Layout, write_parquet
 from hagane.catalog.manifest import NAME as MANIFEST
 from hagane.catalog.manifest import read_manifest
+from hagane.catalog.shelf import PlainShelf, Shelf
 from hagane.catalog.store import OURS
 from hagane.intake.lerobot_journal import sync_folder, sync_tree
 from hagane.terms import (
@@ -88,8 +89,9 @@ def export_set(
         raise StoreError("the folder exists", where=str(out), next_step="choose another --out, or remove it")
     with _beside(out) as work:
         if to == "lerobot":
+            shelf = stored_of(catalog, name).shelf
             for told in _canonical(catalog, name):
-                _copy(folder_of(catalog, name) / told.path, work / told.path, told)
+                _copy(shelf, work / told.path, told)
         else:
             write_parquet(catalog, name, work, layout)
         signed = catalog.contract(name)
@@ -113,7 +115,7 @@ def verify_export(folder: Path) -> int:
     """
     again = "ask for the export again"
     try:
-        listed = read_manifest(folder / MANIFEST)
+        listed = read_manifest(PlainShelf(folder), MANIFEST)
     except CorruptError as e:
         raise CorruptError(e.what, where=e.where, next_step=again) from None
     found = {f.path: f for f in _files(folder) if f.path != MANIFEST}
@@ -151,7 +153,7 @@ def _canonical(catalog: Catalog, name: str) -> list[FileFacts]:
     return [f for f in files_of(catalog, name) if not f.path.startswith(f"{OURS}/")]
 
 
-def _copy(source: Path, target: Path, told: FileFacts) -> None:
+def _copy(shelf: Shelf, target: Path, told: FileFacts) -> None:
     """Copy a file while its digest is taken.
 
     Raises:
@@ -159,9 +161,10 @@ def _copy(source: Path, target: Path, told: FileFacts) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     sha256 = hashlib.sha256()
-    damaged = not source.is_file() or source.is_symlink()
+    source = shelf.folder / told.path
+    damaged = not shelf.has(told.path) or source.is_symlink()
     if not damaged:
-        with source.open("rb") as a, target.open("wb") as b:
+        with shelf.open(told.path) as a, target.open("wb") as b:
             while block := a.read(_BLOCK):
                 sha256.update(block)
                 b.write(block)

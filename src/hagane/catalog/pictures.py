@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.catalog.flat import FlatFile, damaged_cache, map_bytes, map_view
+from hagane.catalog.flat import FlatFile
+from hagane.catalog.shelf import Blobs, Shelf, damaged_cache
 from hagane.intake.picture import JPEG, decode_picture, encode_jpeg, is_encoded, picture_size
 from hagane.terms import Channel, CorruptError, LogError
 
@@ -78,7 +79,7 @@ class PictureWriter:
         rows = np.zeros(len(blobs), INDEX)
         for row, blob in zip(rows, blobs, strict=True):
             if not self._shards or self._shards[-1].bytes > SHARD_BYTES:
-                self._shards.append(FlatFile(self.folder / f"{self.stem}.{len(self._shards):03d}.bin"))
+                self._shards.append(FlatFile(self.folder / _shard(self.stem, len(self._shards))))
             row["offset"], row["length"] = self._shards[-1].bytes, len(blob)
             row["crc32"], row["shard"] = zlib.crc32(blob), len(self._shards) - 1
             self._shards[-1].append(blob)
@@ -90,10 +91,10 @@ class PictureWriter:
 
 
 class Pictures:
-    """Pictures of one channel, memory-mapped. Every blob is checked against its crc32 each time it is read.
+    """Pictures of one channel. Every blob is checked each time it is read.
 
     Args:
-        folder: of the cache.
+        shelf: of the cache.
         stem: as `PictureWriter`.
         shape: [height, width, 3] of the channel.
         shards: how many shards there are.
@@ -101,11 +102,12 @@ class Pictures:
     """
 
     def __init__(
-        self, folder: Path, stem: str, shape: tuple[int, ...], shards: int, owner: Callable[[int], str]
+        self, shelf: Shelf, stem: str, shape: tuple[int, ...], shards: int, owner: Callable[[int], str]
     ) -> None:
-        self.folder, self.stem, self.shape, self._owner = folder, stem, shape, owner
-        self._index = map_bytes(folder / f"{stem}.index.bin").view(INDEX)
-        self._shards = [map_view(self._shard(i)) for i in range(shards)]
+        self.shelf, self.stem, self.shape, self._owner = shelf, stem, shape, owner
+        self._index = shelf.map(f"{stem}.index.bin").view(INDEX)
+        self._shards: list[Blobs] = [shelf.blobs(_shard(stem, i)) for i in range(shards)]
+        self._first_S = np.searchsorted(self._index["shard"], np.arange(shards)).tolist()
         self._buffers = Buffers()
 
     def __len__(self) -> int:
@@ -115,11 +117,11 @@ class Pictures:
         """Decode pictures into rows `at_N` of [*, height, width, 3] `out`; a repeated picture is decoded once.
 
         Raises:
-            CorruptError: stored bytes differ from their crc32; names file and episode.
+            CorruptError: stored bytes are damaged; names file and episode.
         """
         import simplejpeg
 
-        decode, crc32 = simplejpeg.decode_jpeg, zlib.crc32
+        decode = simplejpeg.decode_jpeg
         done: dict[int, int] = {}
         where_N = self._index[number_N]
         for number, at, (offset, length, crc, shard, _) in zip(
@@ -128,9 +130,9 @@ class Pictures:
             if number in done:
                 out[at] = out[done[number]]
                 continue
-            blob = self._shards[shard][offset : offset + length]
-            if crc32(blob) != crc:
-                raise self._damaged(number, shard, "differs from its crc32")
+            blob = self._shards[shard].get(number - self._first_S[shard], offset, length, crc)
+            if blob is None:
+                raise self._damaged(number, shard, self._shards[shard].fault)
             try:
                 decode(blob, buffer=out[at], **FAST)
             except ValueError as e:
@@ -142,20 +144,22 @@ class Pictures:
         return self._buffers.take((rows, *self.shape))
 
     def check(self) -> None:
-        """Check every picture against its crc32.
+        """Check every picture.
 
         Raises:
             CorruptError: as `take`.
         """
         for number, (offset, length, crc, shard, _) in enumerate(self._index.tolist()):
-            if zlib.crc32(self._shards[shard][offset : offset + length]) != crc:
-                raise self._damaged(number, shard, "differs from its crc32")
-
-    def _shard(self, number: int) -> Path:
-        return self.folder / f"{self.stem}.{number:03d}.bin"
+            if self._shards[shard].get(number - self._first_S[shard], offset, length, crc) is None:
+                raise self._damaged(number, shard, self._shards[shard].fault)
 
     def _damaged(self, number: int, shard: int, what: str) -> CorruptError:
-        return damaged_cache(self._shard(shard), f"picture {number} of {self._owner(number)} {what}")
+        path = self.shelf.folder / _shard(self.stem, shard)
+        return damaged_cache(path, f"picture {number} of {self._owner(number)} {what}")
+
+
+def _shard(stem: str, number: int) -> str:
+    return f"{stem}.{number:03d}.bin"
 
 
 class Buffers:

@@ -32,3 +32,7 @@ class DatasetRecord:
     """What the checks saw on the way in."""
     site: str = ""
     """Name of the site where it was brought in; "" for sets of an earlier version."""
+    domain: str = ""
+    """robot, vehicle, plant or game; "" for sets of an earlier version."""
+    sealed: bool = False
+    """True for one that is read with keys only."""

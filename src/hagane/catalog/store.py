@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ import pyarrow.parquet as pq
 
 from hagane.catalog.columns_write import ColumnsWriter
 from hagane.catalog.convert import Entry, PrepareJob, prepare
-from hagane.catalog.episode_io import SCHEMA, read_episode
+from hagane.catalog.episode_io import SCHEMA
 from hagane.catalog.manifest import NAME as MANIFEST
-from hagane.catalog.manifest import changed, read_manifest, write_manifest
+from hagane.catalog.manifest import write_manifest
 from hagane.catalog.sketch import merge_all, pack_sketches
 from hagane.catalog.workers import Mapper
 from hagane.intake.lerobot_files import sync_and_close
@@ -41,20 +41,17 @@ from hagane.intake.lerobot_sketch import Sketch
 from hagane.intake.lerobot_write import SetPart, grouped, write_set
 from hagane.seal import SignedContract
 from hagane.terms import (
-    CorruptError,
     Embodiment,
-    Episode,
-    StoreError,
-    digest_bytes,
-    digest_file,
     digest_value,
     dump_toml,
-    parse_toml,
 )
 
 OURS = "hagane"
 UNLISTED = ("contract.toml", "contract.toml.sig", MANIFEST)
 """Files of `hagane/` that the manifest does not list: signed on their own, or the manifest itself."""
+
+RECORD = f"{OURS}/record.json"
+"""What `ls` shows, in a data set."""
 
 Progress = Callable[[str, int], None]
 """Called with what is being done and how many episodes of it are done."""
@@ -127,9 +124,9 @@ def write_stored(target: Target, entries: Sequence[Entry], mapper: Mapper, progr
         raise disk_error(e, work) from None
     progress("statistics", len(facts))
     replace_file(ours / "embodiment.toml", dump_toml(machine).encode())
-    replace_file(ours / "episodes.json", _json({"episodes": facts}))
+    replace_file(ours / "episodes.json", as_json({"episodes": facts}))
     replace_file(ours / "stats.npz", pack_sketches(sketches))
-    replace_file(ours / "record.json", _json(_record(target, digest, facts)))
+    replace_file(ours / "record.json", as_json(_record(target, digest, facts)))
     put_contract(ours, target.signed)
     write_manifest(folder, ours / MANIFEST, [f"{OURS}/{n}" for n in UNLISTED])
     return digest
@@ -140,6 +137,7 @@ def _record(target: Target, digest: str, facts: Sequence[Mapping[str, Any]]) -> 
     return {
         "name": target.name,
         "embodiment": target.embodiment.name,
+        "domain": target.embodiment.domain,
         "owner": target.embodiment.owner,
         "site": target.site,
         "episodes": len(facts),
@@ -150,115 +148,8 @@ def _record(target: Target, digest: str, facts: Sequence[Mapping[str, Any]]) -> 
     }
 
 
-class StoredSet:
-    """A data set folder. Every byte is checked against the manifest when it is read.
-
-    Raises:
-        CorruptError: the manifest is missing or was changed.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._files = read_manifest(folder / OURS / MANIFEST)
-        self.record: dict[str, Any] = json.loads(self.bytes(f"{OURS}/record.json"))
-
-    def bytes(self, path: str) -> bytes:
-        """Contents of a file of the set.
-
-        Raises:
-            CorruptError: it is missing or differs from its digest.
-        """
-        try:
-            data = (self.folder / path).read_bytes()
-        except OSError:
-            data = b""
-        if path not in self._files or digest_bytes(data) != self._files[path]["sha256"]:
-            raise self._changed(path)
-        return data
-
-    def embodiment(self) -> Embodiment:
-        """The machine of this set."""
-        text = self.bytes(f"{OURS}/embodiment.toml").decode()
-        return parse_toml(text, Embodiment, where=str(self.folder / OURS / "embodiment.toml"))
-
-    def facts(self) -> list[dict[str, Any]]:
-        """Facts of each episode, in order."""
-        facts: list[dict[str, Any]] = json.loads(self.bytes(f"{OURS}/episodes.json"))["episodes"]
-        return facts
-
-    def episodes(self, only: Container[int] | None = None) -> Iterator[Episode]:
-        """Episodes as they were added: native rates, nothing aligned; all of them, or those of some numbers.
-
-        Raises:
-            CorruptError: bytes differ from their digest; raised before an episode of that file is given.
-        """
-        opened: tuple[int, Any] = (-1, None)
-        for number, fact in enumerate(self.facts()):
-            if only is not None and number not in only:
-                continue
-            path = f"{OURS}/streams/file-{fact['file']:03d}.parquet"
-            if opened[0] != fact["file"]:
-                opened = (fact["file"], pq.ParquetFile(pa.BufferReader(self.bytes(path))))
-            yield read_episode(fact, opened[1].read_row_group(fact["group"]), str(self.folder / path))
-
-    def verify(self) -> int:
-        """Check every file; returns how many.
-
-        Raises:
-            CorruptError: a file is missing, differs from its digest, or is not listed; names it.
-        """
-        for path, told in self._files.items():
-            file = self.folder / path
-            if not file.is_file() or digest_file(file) != told["sha256"]:
-                raise self._changed(path)
-        found = {str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p.is_file()}
-        stray = sorted(found - set(self._files) - {f"{OURS}/{n}" for n in UNLISTED})
-        if stray:
-            raise CorruptError("a file that the manifest does not list", where=str(self.folder / stray[0]))
-        return len(self._files)
-
-    def _changed(self, path: str) -> CorruptError:
-        told = self._files.get(path)
-        # only files of episodes ask for their names, so this ends
-        ids = [str(f["id"]) for f in self.facts()] if told and "groups" in told else []
-        return changed(self.folder / path, told, ids)
-
-
-def refuse_other(
-    stored: StoredSet,
-    embodiment: Embodiment,
-    contents: Sequence[str],
-    known: SignedContract | None,
-    signed: SignedContract,
-) -> None:
-    """Refuse to bring in under the name of a data set what is not exactly that data set.
-
-    Args:
-        stored: the set that lies there.
-        embodiment: machine of what comes.
-        contents: episode digests of what comes.
-        known: contract of the set that lies there.
-        signed: contract of what comes.
-
-    Raises:
-        StoreError: other content, or another contract.
-    """
-    name, where = stored.folder.name, str(stored.folder)
-    if content_digest(embodiment, contents) != stored.record["digest"]:
-        raise StoreError(
-            f"data set {name!r} exists with other content",
-            where=where,
-            next_step="choose a new name: a data set never changes once runs can have read it",
-        )
-    if known is None or known.digest != signed.digest:
-        raise StoreError(
-            f"data set {name!r} exists under another contract",
-            where=where,
-            next_step="renew its contract instead (Catalog.renew)",
-        )
-
-
-def _json(value: Any) -> bytes:
+def as_json(value: Any) -> bytes:
+    """A value as our own JSON files hold it."""
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.catalog.flat import FlatFile, damaged_cache, map_bytes, map_view
+from hagane.catalog.flat import FlatFile
 from hagane.catalog.pictures import Buffers
+from hagane.catalog.shelf import Blobs, Shelf, damaged_cache
 from hagane.intake.picture import decode_picture
 from hagane.terms import CorruptError, StoreError
 
@@ -95,12 +96,12 @@ class VideoPictures:
     """
 
     def __init__(
-        self, folder: Path, stem: str, shape: tuple[int, ...], shards: int, owner: Callable[[int], str]
+        self, shelf: Shelf, stem: str, shape: tuple[int, ...], shards: int, owner: Callable[[int], str]
     ) -> None:
-        self.folder, self.shape, self._owner = folder, shape, owner
-        self._path = folder / f"{stem}.000.bin"
-        self._index = map_bytes(folder / f"{stem}.index.bin").view(INDEX)
-        self._data = map_view(self._path)
+        self.shape, self._owner = shape, owner
+        self._path = shelf.folder / f"{stem}.000.bin"
+        self._index = shelf.map(f"{stem}.index.bin").view(INDEX)
+        self._data: Blobs = shelf.blobs(self._path.name)
         self._buffers = Buffers()
         self._held: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self._lock = threading.Lock()
@@ -109,7 +110,7 @@ class VideoPictures:
         """Copy pictures into rows `at_N` of `out`, decoding the episodes that are not held.
 
         Raises:
-            CorruptError: stored bytes differ from their crc32, or are no video; names file and episode.
+            CorruptError: stored bytes are damaged, or are no video; names file and episode.
         """
         episode_N = np.searchsorted(self._index["first"], number_N, side="right") - 1
         for e in np.unique(episode_N).tolist():
@@ -121,7 +122,7 @@ class VideoPictures:
         return self._buffers.take((rows, *self.shape))
 
     def check(self) -> None:
-        """Check every video against its crc32.
+        """Check every video.
 
         Raises:
             CorruptError: as `take`.
@@ -158,11 +159,11 @@ class VideoPictures:
             raise self._damaged(episode, f"has {seen} pictures, not {count}")
         return frames
 
-    def _bytes(self, episode: int) -> memoryview:
+    def _bytes(self, episode: int) -> bytes | memoryview:
         row = self._index[episode]
-        data = self._data[int(row["offset"]) : int(row["offset"]) + int(row["length"])]
-        if zlib.crc32(data) != row["crc32"]:
-            raise self._damaged(episode, "differs from its crc32")
+        data = self._data.get(episode, int(row["offset"]), int(row["length"]), int(row["crc32"]))
+        if data is None:
+            raise self._damaged(episode, self._data.fault)
         return data
 
     def _damaged(self, episode: int, what: str) -> CorruptError:

@@ -101,7 +101,6 @@ def _ordered(
 
 @contextmanager
 def _ray(hands: int) -> Iterator[Mapper]:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError:

@@ -12,6 +12,8 @@ from hagane.terms import HaganeError
 VERBS: dict[str, str] = {
     "demo": "the whole loop on one small machine",
     "contract": "keys, and contracts: new, sign, show, check",
+    "keys": "keys of sealed data: new, ls, rotate, passphrase, erase",
+    "erase": "destroy the key of a data set: its sealed files can never be read again",
     "intake": "bring logs in under a contract",
     "doctor": "what is wrong with a data set, or a log",
     "catalog": "data sets on this site: ls, show, sample, diff, duplicates, split, export, verify",
@@ -20,7 +22,9 @@ VERBS: dict[str, str] = {
     "serve": "answer machines over the openpi wire",
     "drive": "run a world against a server, through the guard",
     "export": "a checkpoint's weights as plain safetensors, and back",
+    "release": "weights that leave: the export gate, signed by their owners",
     "plan": "counts, dry runs, days and yen before a run is paid for",
+    "jail": "run a command behind the kernel's walls; try whether they hold here",
     "audit": "the ledger: verify, and trace an action to its contracts",
     "console": "make the report page of a run",
 }

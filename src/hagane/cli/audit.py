@@ -1,4 +1,4 @@
-"""`hagane audit`: verify a ledger; trace a checkpoint to its run, data sets, owners and contracts."""
+"""`hagane audit`: the ledger (audit_ledger.py); trace a checkpoint to its run, data sets, owners and contracts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from hagane.seal import Entry, Head, Ledger, SignedContract, TrustStore, load_contract
+from hagane.cli.audit_ledger import head, verify, witness
+from hagane.seal import Entry, Ledger, SignedContract, TrustStore, load_contract
 from hagane.terms import (
     CheckpointError,
-    ConfigError,
     ContractError,
     CorruptError,
     digest_bytes,
@@ -24,18 +24,6 @@ from hagane.terms import (
 )
 
 Place = Annotated[Path, tyro.conf.Positional]
-
-
-@dataclass(frozen=True)
-class Verify:
-    """Check every byte of a ledger, and that it still holds what somebody remembered."""
-
-    ledger: Place
-    """The ledger (JSON lines)."""
-    size: int = 0
-    """Entries it had when it was last seen."""
-    root: str = ""
-    """Its root then: what this command printed."""
 
 
 @dataclass(frozen=True)
@@ -60,25 +48,6 @@ class Trace:
         parts = {"contracts": "catalog", "trust": "trust", "ledger": "ledger.jsonl"}
         empty = {k: self.home / p for k, p in parts.items() if getattr(self, k) is None and (self.home / p).exists()}
         return replace(self, **empty)
-
-
-def verify(argv: list[str]) -> int:
-    """Run `hagane audit verify`."""
-    o = tyro.cli(Verify, args=argv, prog="hagane audit verify")
-    if not o.ledger.is_file():
-        raise ConfigError("no such ledger", where=str(o.ledger), next_step="check the path")
-    if bool(o.size) != bool(o.root):
-        raise ConfigError("--size and --root belong together", where="hagane audit verify")
-    head = Ledger(o.ledger).verify(Head(o.size, o.root) if o.root else None)
-    kinds: dict[str, int] = {}
-    for entry in Ledger(o.ledger).entries():
-        kinds[entry.kind] = kinds.get(entry.kind, 0) + 1
-    print(f"{o.ledger}: sound, {head.size} entries ({', '.join(f'{n} {k}' for k, n in sorted(kinds.items()))})")
-    if o.root:
-        print(f"its first {o.size} entries are those remembered")
-    print("remember this; a cut or rewritten history shows only against it:")
-    print(f"  hagane audit verify {o.ledger} --size {head.size} --root {head.root}")
-    return 0
 
 
 def trace(argv: list[str]) -> int:
@@ -113,7 +82,7 @@ def trace(argv: list[str]) -> int:
     return int(bad > 0)
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"verify": verify, "trace": trace}
+VERBS: dict[str, Callable[[list[str]], int]] = {"verify": verify, "head": head, "witness": witness, "trace": trace}
 
 
 def main(argv: list[str]) -> int:

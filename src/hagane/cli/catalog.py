@@ -135,7 +135,7 @@ def _entry(catalog: Catalog, r: DatasetRecord) -> dict[str, Any]:
     return {
         "name": r.name,
         "embodiment": r.embodiment,
-        "domain": catalog.embodiment(r.name).domain,
+        "domain": r.domain if r.sealed else catalog.embodiment(r.name).domain,
         "owner": r.owner,
         "site": r.site,
         "episodes": r.episodes,
@@ -175,6 +175,7 @@ def show(argv: list[str]) -> int:
     print(f"  machine   {embodiment.name} ({embodiment.domain}) of {record.owner}")
     print(f"  digest    {record.digest}")
     print(f"  contract  {signed.digest}, until {terms.until}, withdrawal {terms.withdrawal}")
+    print(f"            serial {terms.serial}, issued {terms.issued}, protection {terms.protection}")
     print(f"            for {', '.join(terms.purposes)} at {', '.join(terms.sites)} in {', '.join(terms.residency)}")
     facts, stats = episodes_of(catalog, o.name), catalog.stats(o.name, "view")
     for title, counts in (

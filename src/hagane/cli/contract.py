@@ -1,16 +1,19 @@
-"""`hagane contract`: keys, and contracts: keygen, new, sign, show, check."""
+"""`hagane contract`: keys, contracts, and the records of sites: keygen, new, pin, sign, show, check, site."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import tyro
 
+from hagane.cli import contract_site
+from hagane.cli.contract_text import contract_text, print_terms
+from hagane.cli.site import memory_of
 from hagane.seal import (
     SignedContract,
     TrustStore,
@@ -22,9 +25,14 @@ from hagane.seal import (
     permit,
     public_of,
     read_contract,
+    request_at,
+    root_key,
     sign_contract,
+    signature_path,
+    utc_today,
 )
-from hagane.terms import PURPOSES, ConfigError, Contract, ContractError, Request, digest_bytes
+from hagane.terms import ConfigError, Contract, ContractError, Protection, digest_bytes
+from hagane.terms.files import write_whole
 
 T = TypeVar("T")
 File = Annotated[Path, tyro.conf.Positional]
@@ -54,10 +62,29 @@ class New:
     """Countries where the data may be read."""
     site: tuple[str, ...] = ("consortium-lab",)
     """Sites where it may be read."""
-    purpose: tuple[str, ...] = ("anchor", "member-training", "evaluate", "serve")
+    purpose: tuple[str, ...] = ("anchor", "member-training", "evaluate")
     """What it may be used for."""
+    protection: Protection = "jail"
+    """How the data must be kept: sealed and opened only in a jail, or as plain files."""
+    may_merge: tuple[str, ...] = ()
+    """Members that may merge what was trained on it."""
+    may_serve: tuple[str, ...] = ()
+    """Members that may serve what was trained on it."""
+    serial: int = 1
+    """Its number; higher than that of the contract it replaces."""
     days: int = 365
     """Days from today to its last day."""
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Write the digests of the data sets, as a site's catalog has them, into a contract: it is then about exactly
+    that content. The owner signs it after that; a contract that was signed already gets the next serial."""
+
+    file: File
+    """The contract."""
+    home: Path = Path()
+    """Folder with the site's own files: site.toml, trust/, ledger.jsonl, catalog/."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +123,12 @@ class Check:
     """One data set; empty asks for each that the contract names."""
     owner: str = ""
     """Owner of the data; empty means the contract's."""
+    digest: str = ""
+    """Content digest of the data; empty means the one that the contract names, if it names one."""
+    jailed: bool = False
+    """Ask as a process in a jail would."""
     today: str = ""
-    """Date of the request, YYYY-MM-DD; empty means today."""
+    """Date of the request, YYYY-MM-DD (UTC); empty means today."""
 
 
 def keygen(argv: list[str]) -> int:
@@ -118,7 +149,21 @@ def keygen(argv: list[str]) -> int:
 def new(argv: list[str]) -> int:
     """Run `hagane contract new`."""
     o = _options(New, "new", argv)
-    text = contract_text(o, date.today() + timedelta(days=o.days))
+    today = utc_today()
+    contract = Contract(
+        owner=o.owner,
+        datasets=o.dataset,
+        residency=o.country,
+        sites=o.site,
+        purposes=o.purpose,
+        until=today + timedelta(days=o.days),
+        issued=today,
+        serial=o.serial,
+        protection=o.protection,
+        may_merge=o.may_merge,
+        may_serve=o.may_serve,
+    )
+    text = contract_text(contract)
     read_contract(text.encode(), str(o.file))
     try:
         o.file.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +174,34 @@ def new(argv: list[str]) -> int:
     except OSError as e:
         raise ContractError(f"cannot be written: {e.strerror}", where=str(o.file)) from None
     print(f"{o.file}: edit it, then: hagane contract sign {o.file} --key {o.owner}.pem")
+    return 0
+
+
+def pin(argv: list[str]) -> int:
+    """Run `hagane contract pin`."""
+    from hagane.cli.site import open_catalog
+
+    o = _options(Pin, "pin", argv)
+    old = read_contract(_bytes(o.file), str(o.file))
+    catalog = open_catalog(o.home, noted=False)
+    records = {name: catalog.record(name) for name in old.datasets}
+    if strange := [r for r in records.values() if r.owner != old.owner]:
+        raise ContractError(
+            f"data set {strange[0].name!r} belongs to {strange[0].owner}, not to {old.owner}", where=str(o.file)
+        )
+    new = replace(old, digests={name: r.digest for name, r in records.items()})
+    if new != old and signature_path(o.file).exists():
+        new = replace(new, serial=old.serial + 1, issued=utc_today())
+    for name, digest in new.digests.items():
+        print(f"{name}  {digest}")
+    if new == old:
+        print(f"{o.file}: says so already")
+        return 0
+    try:
+        write_whole(o.file, [contract_text(new).encode()])
+    except OSError as e:
+        raise ContractError(f"cannot be written: {e.strerror}", where=str(o.file)) from None
+    print(f"{o.file}: serial {new.serial}; sign it: hagane contract sign {o.file} --key {old.owner}.pem")
     return 0
 
 
@@ -146,25 +219,29 @@ def show(argv: list[str]) -> int:
         signed = load_contract(o.file, TrustStore(o.trust))
     except ContractError as e:
         # the terms can be looked at even when nobody vouches for them; a file that is no contract raises again
-        toml = _bytes(o.file, e)
+        toml = _bytes(o.file)
         print_terms(read_contract(toml, str(o.file)), digest_bytes(toml))
         print(f"  signed      NO: {e}")
         return 1
     print_terms(signed.contract, signed.digest)
     print(f"  signed      by {signed.contract.owner}, key {signed.key_id[:16]}...")
-    over = date.today() > signed.contract.until
-    print(f"  runs        {'NO: expired on' if over else 'until'} {signed.contract.until}")
-    return int(over)
+    today, contract = utc_today(), signed.contract
+    early, over = today < contract.issued, today > contract.until
+    says = f"NO: expired on {contract.until}" if over else f"until {contract.until}"
+    print(f"  runs        {f'NO: not before {contract.issued}' if early else says}")
+    return int(over or early)
 
 
 def check(argv: list[str]) -> int:
     """Run `hagane contract check`."""
     o = _options(Check, "check", argv)
-    site = load_site(o.site)
-    signed: SignedContract = load_contract(o.file, TrustStore(o.trust))
-    refused = False
-    for dataset in (o.dataset,) if o.dataset else signed.contract.datasets:
-        request = Request(dataset, o.owner or signed.contract.owner, o.purpose, site.country, site.name, _day(o.today))
+    trust = TrustStore(o.trust)
+    site, memory = load_site(o.site, root_key(trust)), memory_of(o.site.parent)
+    signed: SignedContract = load_contract(o.file, trust)
+    terms, refused = signed.contract, False
+    for dataset in (o.dataset,) if o.dataset else terms.datasets:
+        asked = (dataset, o.digest or terms.digests.get(dataset, ""), o.owner or terms.owner, o.purpose)
+        request = request_at(site, memory, *asked, jailed=o.jailed, today=_day(o.today))
         decision = permit(signed, request)
         refused |= not decision.allowed
         print(f"{'allowed' if decision.allowed else 'refused'}: {dataset}: {decision.reason}")
@@ -174,9 +251,11 @@ def check(argv: list[str]) -> int:
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "keygen": keygen,
     "new": new,
+    "pin": pin,
     "sign": sign,
     "show": show,
     "check": check,
+    "site": contract_site.main,
 }
 
 
@@ -192,55 +271,19 @@ def main(argv: list[str]) -> int:
     return 2
 
 
-def contract_text(o: New, until: date) -> str:
-    """A contract as TOML with a comment on every line."""
-    return f"""\
-# A contract: what the owner of data grants. What is not written here is not granted.
-# Edit, then sign: hagane contract sign FILE --key KEY.pem. After signing, a changed letter makes it void.
-
-owner = "{o.owner}"               # the member that owns the data and signs this
-datasets = {_list(o.dataset)}     # names of the data sets
-residency = {_list(o.country)}    # countries where the data may be read (ISO 3166-1 alpha-2)
-sites = {_list(o.site)}           # sites where it may be read
-# purposes: {", ".join(PURPOSES)}
-# "anchor" trains the weights that all members share; "member-training" only the owner's own experts
-purposes = {_list(o.purpose)}
-until = {until.isoformat()}       # last day
-# what withdrawing means: "E" exact (the data stays in the member's own bundle, so no "anchor"),
-# "R" the router is tuned again without the member, "D" the weights are revoked and trained again
-withdrawal = "D"
-version = 1                       # of this form
-"""
-
-
-def print_terms(contract: Contract, digest: str) -> None:
-    """Print a contract's terms, a line each."""
-    print(f"contract of {contract.owner}, sha256 {digest[:16]}...")
-    print(f"  data sets   {', '.join(contract.datasets)}")
-    print(f"  purposes    {', '.join(contract.purposes)}")
-    print(f"  countries   {', '.join(contract.residency)}")
-    print(f"  sites       {', '.join(contract.sites)}")
-    print(f"  last day    {contract.until}")
-    print(f"  withdrawal  class {contract.withdrawal}")
-
-
 def _options(kind: type[T], verb: str, argv: list[str]) -> T:
     return tyro.cli(kind, args=argv, prog=f"hagane contract {verb}")
 
 
-def _bytes(path: Path, reason: ContractError) -> bytes:
+def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:
-        raise reason from None
+    except OSError as e:
+        raise ContractError(f"the contract cannot be read: {e.strerror}", where=str(path)) from None
 
 
 def _day(text: str) -> date:
     try:
-        return date.fromisoformat(text) if text else date.today()
+        return date.fromisoformat(text) if text else utc_today()
     except ValueError:
         raise ConfigError(f"no date: {text!r}", where="--today", next_step="write it as 2026-11-24") from None
-
-
-def _list(words: tuple[str, ...]) -> str:
-    return "[" + ", ".join(f'"{w}"' for w in words) + "]"

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hagane.catalog import Catalog
+from hagane.seal import Ledger, Memory, Site, TrustStore, load_site, root_key
+
+if TYPE_CHECKING:
+    from hagane.catalog import Catalog
 
 
 def open_catalog(home: Path, *, noted: bool = True) -> Catalog:
@@ -17,8 +21,21 @@ def open_catalog(home: Path, *, noted: bool = True) -> Catalog:
     Raises:
         HaganeError: no site.toml, or a catalog that cannot be used.
     """
-    from hagane.seal import Ledger, TrustStore, load_site
+    from hagane.catalog import Catalog
 
     ledger = Ledger(home / "ledger.jsonl") if noted else None
-    site = load_site(home / "site.toml")
-    return Catalog.open(home / "catalog", site, TrustStore(home / "trust"), ledger)
+    return Catalog.open(home / "catalog", site_of(home), TrustStore(home / "trust"), ledger)
+
+
+def site_of(home: Path) -> Site:
+    """The site's own record, its signature checked if it has one.
+
+    Raises:
+        HaganeError: no site.toml, one that is not well formed, or one whose signature is bad.
+    """
+    return load_site(home / "site.toml", root_key(TrustStore(home / "trust")))
+
+
+def memory_of(home: Path) -> Memory:
+    """What the site remembers of contracts and days: the file that its catalog keeps."""
+    return Memory(home / "catalog" / "memory.json")

@@ -8,6 +8,11 @@ from hagane.demo.members import MEMBERS, Member
 from hagane.demo.teller import Teller
 
 SITE = 'name = "consortium-lab"\ncountry = "JP"\noperator = "consortium"\n'
+TERMS = (
+    "--protection", "process", "--may-serve", "consortium",
+    "--purpose", "anchor", "member-training", "evaluate", "serve",
+)  # fmt: skip
+"""What every member grants: plain files, so that the demo runs on any kernel and its logs can be looked at."""
 ABROAD = "road-abroad"
 """A data set whose contract keeps it in another country."""
 
@@ -25,7 +30,8 @@ def sign_contracts(teller: Teller, home: Path) -> None:
     for m in MEMBERS:
         with teller.quiet():
             teller.must("contract", "keygen", "--owner", m.name, "--out", str(home / "keys"))
-            teller.must("contract", "new", str(contract(home, m)), "--owner", m.name, "--dataset", m.dataset)
+            terms = ("--owner", m.name, "--dataset", m.dataset, *TERMS)
+            teller.must("contract", "new", str(contract(home, m)), *terms)
         (trust / f"{m.name}.pub").write_bytes((home / "keys" / f"{m.name}.pub").read_bytes())
         teller.must("contract", "sign", str(contract(home, m)), "--key", str(home / "keys" / f"{m.name}.pem"))
 
@@ -33,7 +39,7 @@ def sign_contracts(teller: Teller, home: Path) -> None:
 def sign_abroad(teller: Teller, home: Path) -> Path:
     """member-cars signs a second contract, for data that must stay in another country."""
     path = home / "contracts" / "abroad.toml"
-    terms = ("--owner", "member-cars", "--dataset", ABROAD, "--country", "DE", "--site", "consortium-lab")
+    terms = ("--owner", "member-cars", "--dataset", ABROAD, "--country", "DE", "--site", "consortium-lab", *TERMS)
     with teller.quiet():
         teller.must("contract", "new", str(path), *terms)
         teller.must("contract", "sign", str(path), "--key", str(home / "keys" / "member-cars.pem"))

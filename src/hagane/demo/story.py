@@ -24,7 +24,7 @@ from hagane.demo.members import MEMBERS, write_logs
 from hagane.demo.server import served
 from hagane.demo.site import ABROAD, contract, found_site, sign_abroad, sign_contracts
 from hagane.demo.teller import Teller
-from hagane.seal import Ledger, TrustStore, load_site
+from hagane.seal import Ledger, TrustStore, load_site, root_key
 from hagane.terms import HaganeError
 
 EPISODES = {"arm": 40, "road": 100, "mill": 64}
@@ -191,7 +191,8 @@ def came_in(plan: Plan) -> tuple[Intake, ...]:
 
 def catalog_of(plan: Plan) -> Catalog:
     """The demo site's catalog; looks at it are not written to the ledger."""
-    return Catalog.open(plan.out / "catalog", load_site(plan.out / "site.toml"), TrustStore(plan.out / "trust"))
+    trust = TrustStore(plan.out / "trust")
+    return Catalog.open(plan.out / "catalog", load_site(plan.out / "site.toml", root_key(trust)), trust)
 
 
 def lineage(plan: Plan) -> Lineage:

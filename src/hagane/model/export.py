@@ -22,7 +22,9 @@ import torch
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from hagane.model.chunks import read_chunks, read_index, reads_of, whole
+from hagane.model.config import ModelConfig
 from hagane.model.generalist import Generalist
+from hagane.model.naming import pieces
 from hagane.model.weights import (
     INDEX,
     MANIFEST,
@@ -112,6 +114,18 @@ def take_back(folder: Path) -> Manifest:
     for name in sorted(set(index.state_dict_metadata) - {c.name for c in wanted}):
         raise CheckpointError(f"made for another model: it holds {name!r}, which the model has not", where=str(folder))
     return finished(folder, before)
+
+
+def exported_tensors(config: ModelConfig) -> list[tuple[str, str, str, tuple[int, ...]]]:
+    """Name, owner, number type and shape of every tensor that an export of such a model holds; no memory is taken."""
+    with torch.device("meta"):
+        model = Generalist(config)
+    state = served_state(model, None)
+    out = []
+    for p in pieces(model, tuple(state)):
+        known = state[p.stacked]
+        out.append((p.name, p.owner, DTYPES[known.dtype], tuple(known.shape[0 if p.row < 0 else 1 :])))
+    return out
 
 
 def files_of(index: Metadata, file_bytes: int) -> Iterator[tuple[str, list[str]]]:

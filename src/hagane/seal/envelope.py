@@ -33,17 +33,30 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def seal_bytes(payload_type: str, payload: bytes, private_key: Ed25519PrivateKey) -> bytes:
-    """Sign bytes; returns the envelope as JSON text."""
-    signature = private_key.sign(pae(payload_type, payload))
-    envelope = {
-        "payloadType": payload_type,
-        "payload": base64.b64encode(payload).decode(),
-        "signatures": [
-            {"keyid": key_id_of(public_of(private_key)), "sig": base64.b64encode(signature).decode()},
-        ],
+def sign_payload(payload_type: str, payload: bytes, *private_keys: Ed25519PrivateKey) -> Envelope:
+    """Sign bytes with one key or several."""
+    message = pae(payload_type, payload)
+    signatures = tuple((key_id_of(public_of(key)), key.sign(message)) for key in private_keys)
+    return Envelope(payload_type, payload, signatures)
+
+
+def seal_bytes(payload_type: str, payload: bytes, *private_keys: Ed25519PrivateKey) -> bytes:
+    """Sign bytes with one key or several; returns the envelope as JSON text."""
+    return write_envelope(sign_payload(payload_type, payload, *private_keys))
+
+
+def write_envelope(envelope: Envelope) -> bytes:
+    """The one JSON text that we write for an envelope."""
+    return (json.dumps(envelope_table(envelope), indent=1) + "\n").encode()
+
+
+def envelope_table(envelope: Envelope) -> dict[str, Any]:
+    """An envelope as JSON."""
+    return {
+        "payloadType": envelope.payload_type,
+        "payload": base64.b64encode(envelope.payload).decode(),
+        "signatures": [{"keyid": k, "sig": base64.b64encode(s).decode()} for k, s in envelope.signatures],
     }
-    return (json.dumps(envelope, indent=1) + "\n").encode()
 
 
 def read_envelope(data: bytes, where: str) -> Envelope:
@@ -53,18 +66,26 @@ def read_envelope(data: bytes, where: str) -> Envelope:
         ContractError: not JSON, a part is missing or has the wrong type, base64 that is not exact.
     """
     try:
-        table = json.loads(data, object_pairs_hook=_once)
-        return Envelope(
-            _text(table["payloadType"]),
-            _bytes(table["payload"]),
-            tuple((_text(s["keyid"]), _bytes(s["sig"])) for s in table["signatures"]),
-        )
+        return read_envelope_table(json.loads(data, object_pairs_hook=_once))
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ContractError(
             "the signature file is damaged or no DSSE envelope",
             where=where,
             next_step="ask the owner to send the contract and its signature again",
         ) from None
+
+
+def read_envelope_table(table: Any) -> Envelope:
+    """Check the form of an envelope that was read as JSON. Fields that DSSE does not know are passed over, as it asks.
+
+    Raises:
+        KeyError, TypeError, ValueError: a part is missing, has the wrong type, or is no exact base64.
+    """
+    return Envelope(
+        _text(table["payloadType"]),
+        _bytes(table["payload"]),
+        tuple((_text(s["keyid"]), _bytes(s["sig"])) for s in table["signatures"]),
+    )
 
 
 def verify_envelope(envelope: Envelope, public_key: Ed25519PublicKey) -> bool:

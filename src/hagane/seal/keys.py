@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from hagane.seal.names import check_name, is_name
+from hagane.seal.private_files import read_private
 from hagane.terms import ContractError, digest_bytes
 
 
@@ -33,15 +33,7 @@ def load_private(path: Path) -> Ed25519PrivateKey:
     Raises:
         ContractError: no such file, other people may read it, or it is no Ed25519 private key.
     """
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        pem = path.read_bytes()
-    except OSError as e:
-        raise ContractError(f"the key cannot be read: {e.strerror}", where=str(path)) from None
-    if mode & 0o077:
-        raise ContractError(
-            f"the private key is open to other users (mode {mode:04o})", where=str(path), next_step=f"chmod 600 {path}"
-        )
+    pem = read_private(path)
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -50,6 +42,23 @@ def load_private(path: Path) -> Ed25519PrivateKey:
         raise ContractError(
             "not an Ed25519 private key in PEM", where=str(path), next_step="make one with `hagane contract keygen`"
         )
+    return key
+
+
+def read_public(path: Path) -> Ed25519PublicKey:
+    """Read a public key (PEM).
+
+    Raises:
+        ContractError: it cannot be read, or is no Ed25519 public key.
+    """
+    try:
+        key = serialization.load_pem_public_key(path.read_bytes())
+    except OSError as e:
+        raise ContractError(f"the key cannot be read: {e.strerror}", where=str(path)) from None
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise ContractError("not an Ed25519 public key in PEM", where=str(path))
     return key
 
 
@@ -116,20 +125,14 @@ class TrustStore:
             ContractError: the owner is not known here, or the file is no Ed25519 public key.
         """
         path = self.path_of(owner)
-        try:
-            key = serialization.load_pem_public_key(path.read_bytes())
-        except FileNotFoundError:
+        if not path.exists():
             known = ", ".join(self.owners()) or "nobody yet"
             raise ContractError(
                 f"owner {owner!r} is not known on this site (known: {known})",
                 where=str(self.folder),
                 next_step=f"get {owner}.pub from the owner by a way you trust and put it in this folder",
-            ) from None
-        except (OSError, ValueError, UnsupportedAlgorithm):
-            key = None
-        if not isinstance(key, Ed25519PublicKey):
-            raise ContractError("not an Ed25519 public key in PEM", where=str(path))
-        return key
+            )
+        return read_public(path)
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:

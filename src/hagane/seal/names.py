@@ -6,6 +6,8 @@ import re
 
 from hagane.terms import ConfigError
 
+ROOT = "consortium-root"
+"""Whose key signs sites: trust/consortium-root.pub. No member has this name."""
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?", re.ASCII)
 
 

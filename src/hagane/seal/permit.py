@@ -9,7 +9,13 @@ import difflib
 from datetime import date
 
 from hagane.seal.contracts import SignedContract, read_contract
-from hagane.terms import PURPOSES, Contract, ContractError, Decision, Request, digest_bytes
+from hagane.terms import NOT_REMOVABLE, PURPOSES, Contract, ContractError, Decision, Request, digest_bytes
+
+_KINDS = {
+    "digest": str, "site_signed": bool, "jailed": bool, "today": date,
+    "last_day": date, "last_serial": int, "last_contract": str,
+}  # fmt: skip
+"""Fields of a request that may be empty or false, and what they must be: exactly that type, so True is no number."""
 
 
 def permit(signed: SignedContract | None, request: Request) -> Decision:
@@ -53,17 +59,24 @@ def _refusal(signed: SignedContract | None, request: Request) -> str:
         return f"the contract is not well formed: {e.what}"
     if contract != signed.contract:
         return "the contract's terms are not the ones that were signed"
-    return _malformed(request) or _not_granted(contract, request)
+    return (
+        _malformed(request)
+        or _other_data(contract, request)
+        or _out_of_time(contract, signed.digest, request)
+        or _not_granted(contract, request)
+        or _wrong_place(contract, request)
+    )
 
 
 def _malformed(request: Request) -> str:
     """What the request itself lacks; "" when every field is there and of its type."""
-    for name in ("dataset", "owner", "purpose", "country", "site"):
+    for name in ("dataset", "owner", "purpose", "country", "site", "operator"):
         value = getattr(request, name)
         if type(value) is not str or not value:
             return f"the request does not say its {name}"
-    if type(request.today) is not date:
-        return "the request does not say its date"
+    for name, kind in _KINDS.items():
+        if type(getattr(request, name)) is not kind:
+            return f"the request does not say its {name}"
     if request.purpose not in PURPOSES:
         near = difflib.get_close_matches(request.purpose, PURPOSES, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -71,27 +84,74 @@ def _malformed(request: Request) -> str:
     return ""
 
 
-def _not_granted(contract: Contract, request: Request) -> str:
-    """The first term that does not allow a well formed request; "" when all do."""
+def _other_data(contract: Contract, request: Request) -> str:
+    """Why the contract is not about this data; "" when it is."""
     if request.owner != contract.owner:
         return f"the data belongs to {request.owner!a}, but the contract is one of {contract.owner!r}"
     if request.dataset not in contract.datasets:
         return f"the contract is not about data set {request.dataset!a} (it names {_list(contract.datasets)})"
+    pinned = contract.digests.get(request.dataset)
+    if pinned is not None and request.digest != pinned:
+        return (
+            f"the contract is about data set {request.dataset!r} with content {pinned[:16]}..., "
+            f"and this content is {ascii(request.digest[:16])[1:-1] or 'not known'}"
+        )
+    return ""
+
+
+def _out_of_time(contract: Contract, digest: str, request: Request) -> str:
+    """Why the contract does not hold now; "" when it does."""
+    if request.today < request.last_day:
+        return f"the clock was set back: it says {request.today}, and this site has seen {request.last_day}"
+    if request.today < contract.issued:
+        return f"the contract is from the future: issued on {contract.issued}, and today is {request.today} (UTC)"
     if request.today > contract.until:
-        return f"the contract of {contract.owner!r} expired on {contract.until.isoformat()}"
+        return f"the contract of {contract.owner!r} expired on {contract.until}"
+    if contract.serial < request.last_serial:
+        return (
+            f"the contract (serial {contract.serial}) was replaced: "
+            f"this site has seen serial {request.last_serial} of {contract.owner!r} about this data set"
+        )
+    if contract.serial == request.last_serial and digest != request.last_contract:
+        return (
+            f"this site has seen another contract of {contract.owner!r} with serial {contract.serial}; "
+            "the newer one needs a higher serial"
+        )
+    return ""
+
+
+def _not_granted(contract: Contract, request: Request) -> str:
+    """Why the purpose is not granted; "" when it is."""
     if request.purpose not in contract.purposes:
         return f"purpose {request.purpose!r} is not granted (granted: {_list(contract.purposes)})"
-    if request.purpose == "anchor" and contract.withdrawal == "E":
+    if request.purpose in NOT_REMOVABLE and contract.withdrawal == "E":
         return (
-            "the owner may withdraw exactly (class E), so the data must stay out of the shared anchor, "
-            "from which nothing can be removed"
+            "the owner may withdraw exactly (class E), so the data must stay out of what all owners share "
+            f"({_list(NOT_REMOVABLE)}), from which nothing can be removed"
         )
+    if request.purpose == "merge" and request.operator not in contract.may_merge:
+        return f"{request.operator!a} may not merge what was trained on it (may: {_list(contract.may_merge)})"
+    if request.purpose == "serve" and request.operator not in contract.may_serve:
+        return f"{request.operator!a} may not serve what was trained on it (may: {_list(contract.may_serve)})"
+    return ""
+
+
+def _wrong_place(contract: Contract, request: Request) -> str:
+    """Why the data may not be read at that place and in that way; "" when it may."""
     if request.country not in contract.residency:
         return f"the data may not be read in {request.country!a} (allowed: {_list(contract.residency)})"
     if request.site not in contract.sites:
         return f"the data may not be read at site {request.site!a} (allowed: {_list(contract.sites)})"
+    if contract.protection != "process":
+        if not request.site_signed:
+            return (
+                "the contract asks for a jail at a site that the consortium vouches for, and the record of site "
+                f"{request.site!r} is not signed by the consortium's root, or ran out"
+            )
+        if not request.jailed:
+            return "the contract asks for a jail, and this process is not in one"
     return ""
 
 
 def _list(words: tuple[str, ...]) -> str:
-    return ", ".join(words)
+    return ", ".join(words) or "nobody"

@@ -2,7 +2,7 @@
 
 from hagane.terms.action import ActionChunk, Policy
 from hagane.terms.channel import Channel, History
-from hagane.terms.contract import PURPOSES, Contract, Decision, Purpose, Request
+from hagane.terms.contract import NOT_REMOVABLE, PURPOSES, Contract, Decision, Protection, Purpose, Request
 from hagane.terms.digest import canonical_json, digest_bytes, digest_file, digest_value
 from hagane.terms.embodiment import Embodiment
 from hagane.terms.episode import APPLIED, Episode, Finding, Stream
@@ -13,6 +13,7 @@ from hagane.terms.errors import (
     CorruptError,
     GuardError,
     HaganeError,
+    JailError,
     LogError,
     Refused,
     RemoteError,
@@ -28,6 +29,7 @@ from hagane.terms.window import HistoryBuffer, gather_window, lags
 
 __all__ = [
     "APPLIED",
+    "NOT_REMOVABLE",
     "PURPOSES",
     "ActionChunk",
     "Batch",
@@ -46,10 +48,12 @@ __all__ = [
     "HaganeError",
     "History",
     "HistoryBuffer",
+    "JailError",
     "LogError",
     "Observation",
     "Part",
     "Policy",
+    "Protection",
     "Purpose",
     "Reading",
     "Refused",

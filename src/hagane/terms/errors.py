@@ -5,6 +5,7 @@ HaganeError                 base; the command line prints it as one message and 
 ├── LogError                foreign bytes that intake cannot read
 ├── ContractError           a contract that is not well formed, not signed, or expired
 │   └── Refused             `permit` said no: the reason travels with it
+├── JailError               a layer of the jail that this host does not give; nothing was run
 ├── StoreError              our own bytes on disk
 │   └── CorruptError        bytes that differ from their digest
 ├── CheckpointError         a checkpoint that cannot be loaded into this model
@@ -57,6 +58,10 @@ class ContractError(HaganeError):
 
 class Refused(ContractError):
     """`permit` refused a request; `what` carries the reason in words."""
+
+
+class JailError(HaganeError):
+    """A layer of the jail could not be made, so nothing was run."""
 
 
 class StoreError(HaganeError):

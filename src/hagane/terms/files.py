@@ -21,6 +21,6 @@ def write_whole(path: Path, blocks: Iterable[bytes]) -> None:
             f.flush()
             os.fsync(f.fileno())
         beside.replace(path)
-    except OSError:
+    except BaseException:  # also what the blocks raise: half a file stays nowhere
         beside.unlink(missing_ok=True)
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import re
 import tomllib
@@ -65,7 +66,7 @@ class _Reader:
                 near = difflib.get_close_matches(key, fields, 1)
                 hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(fields)}"
                 raise self.fail(f"unknown key `{key}`", (*path, key), hint)
-        hints = get_type_hints(kind)
+        hints = _hints(cast(Any, kind))
         values = {k: self.convert(hints[k], v, (*path, k)) for k, v in table.items()}
         for name, f in fields.items():
             missing = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
@@ -139,8 +140,14 @@ def find_line(text: str, path: tuple[str, ...]) -> int:
     return best
 
 
+@functools.cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
 def _as_table(value: Any) -> dict[str, Any]:
-    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    # what is no parameter is no key either
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
 
 
 def _dump(table: Mapping[str, Any], path: tuple[str, ...], lines: list[str]) -> None:

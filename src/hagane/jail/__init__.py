@@ -1,0 +1,26 @@
+"""The kernel's walls around code that sees members' data: what runs inside reads what the plan binds, and no more."""
+
+from hagane.jail.collect import collect
+from hagane.jail.plan import LAYERS, Bind, Layer, Layers, Plan, python_env, python_reads, system_reads
+from hagane.jail.probe import Kernel, Missing, probe
+from hagane.jail.record import JailRecord, record_of
+from hagane.jail.run import Jailed, start
+
+__all__ = [
+    "LAYERS",
+    "Bind",
+    "JailRecord",
+    "Jailed",
+    "Kernel",
+    "Layer",
+    "Layers",
+    "Missing",
+    "Plan",
+    "collect",
+    "probe",
+    "python_env",
+    "python_reads",
+    "record_of",
+    "start",
+    "system_reads",
+]
