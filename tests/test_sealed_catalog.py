@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from hagane.catalog.brokered import BrokeredGate
 from hagane.catalog.doctor import examine_set
 from hagane.catalog.export import export_set, verify_export
 from hagane.catalog.sealing import PLAINTEXT, TIERS, CatalogKeys, layouts_of, renew_set, seal_cache, seal_set
-from hagane.seal import Keyring, SignedContract, check_folder
+from hagane.catalog.shelf import PlainShelf
+from hagane.seal import Keyring, SealedFolder, SignedContract, check_folder
 from hagane.terms import CorruptError, Decision, Embodiment, HaganeError, Refused, StoreError, digest_bytes
 from tests.catalog_fixture import ARM, SITE, Home, episodes, make_home, same_episode
 from tests.pictures_fixture import EYES
@@ -317,6 +319,39 @@ def test_what_lies_open_is_what_the_keeper_expects(pair: Pair, tmp_path: Path) -
     for path in ("record.json", "contract.toml", "manifest.json", "stats.npz"):
         refused(elsewhere(path), "link")
         shutil.move(tmp_path / "moved", tmp_path / f"moved-{path}")
+
+
+def test_sets_and_caches_are_sealed_by_descriptor(pair: Pair, tmp_path: Path) -> None:
+    """As the keeper reads them in a jail, where a path could lead elsewhere; what claims too much is not even read."""
+    catalog, name, keyring = pair.plain.folder / "catalog", "arm-demo", Keyring(tmp_path / "keys")
+    signed = pair.contracts[name]
+    cache = min((catalog / "cache").glob(f"{name}-*"))
+    for made in (catalog / "sets" / name, cache):
+        holes = tmp_path / "holes"
+        shutil.copytree(made, holes)
+
+        def seal(given: Path, most_bytes: int, target: Path, made: Path = made) -> SealedFolder:
+            fd = os.open(given, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                if made.parent.name == "sets":
+                    return seal_set(fd, target, keyring, name, signed, SITE.name, most_bytes)
+                return seal_cache(fd, target, keyring, name, signed, most_bytes)
+            finally:
+                os.close(fd)
+
+        large = holes / ("hagane/manifest.json" if made.parent.name == "sets" else "index.json")
+        os.truncate(large, 1 << 42)
+        with pytest.raises(StoreError, match="claim more than"):
+            seal(holes, 1 << 30, tmp_path / "out")
+        large.unlink()
+        large.symlink_to("/etc/hostname")
+        with pytest.raises(StoreError, match="link"):
+            seal(holes, 1 << 30, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        sealed = seal(made, 1 << 30, tmp_path / "out" / made.name)
+        assert check_folder(sealed.path).files == tuple(sorted(PlainShelf(made).names()))
+        shutil.rmtree(holes)
+        shutil.rmtree(tmp_path / "out")
 
 
 def test_an_index_that_does_not_add_up_is_refused(pair: Pair, tmp_path: Path) -> None:
