@@ -62,6 +62,8 @@ PLAINTEXT: Mapping[str, str] = {
     f"{OURS}/contract.toml.sig": _TERMS,
 }
 """Reason by path of the files of a set that lie open. Of a cache none does: its index names episodes and tasks."""
+_ROWS_BYTES = 4096
+"""Of one sealed record of control steps, at most, where a step is smaller: a call costs as much as some KiB."""
 _SET, _CACHE = "catalog/sets/*", "catalog/cache/*"
 TIERS = (
     *(Tier(f"{_SET}/{path}", False, why) for path, why in PLAINTEXT.items()),
@@ -74,7 +76,7 @@ TIERS = (
     Tier(f"{_SET}/{OURS}/episodes.json", True, "64 KiB; ids, tasks, outcomes, findings"),
     Tier(f"{_SET}/{OURS}/stats.npz", True, "64 KiB; ranges and quantiles of every channel"),
     Tier(f"{_CACHE}/sealed.json", False, "as that of a set"),
-    Tier(f"{_CACHE}/rows.bin", True, "a record a control step"),
+    Tier(f"{_CACHE}/rows.bin", True, "neighbouring control steps, about 4 KiB; a sample is a window of them"),
     Tier(f"{_CACHE}/pictures-*.[0-9]*.bin", True, "a record a picture, or a video of an episode"),
     Tier(f"{_CACHE}/pictures-*.index.bin", True, "64 KiB; sizes of pictures tell what they show"),
     Tier(f"{_CACHE}/flags.bin", True, "64 KiB"),
@@ -245,7 +247,8 @@ def _of_cache(shelf: PlainShelf) -> dict[str, Layout]:
     steps, size = sum(int(n) for n in facts["lengths"]), _no_link(shelf, "rows.bin").size("rows.bin")
     if facts["mode"] not in PICTURE_MODES or (steps and size % steps) or bool(steps) != bool(size):
         raise _odd(shelf.folder, "rows.bin", "its records are not of one size")
-    out = {"rows.bin": Layout(stride=size // steps)} if steps else {}
+    each = size // steps if steps else 0
+    out = {"rows.bin": Layout(stride=each * max(_ROWS_BYTES // each, 1))} if steps else {}
     for path in (n for n in shelf.names() if n.endswith(".index.bin")):
         index = _no_link(shelf, path).map(path).view(pictures.INDEX if facts["mode"] == "jpeg" else video.INDEX)
         shard = index["shard"] if facts["mode"] == "jpeg" else np.zeros(len(index), np.int64)
