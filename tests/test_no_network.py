@@ -33,6 +33,8 @@ SUB_VERBS = {
     "catalog": ("ls", "show", "sample", "diff", "duplicates", "split", "export", "verify"),
     "plan": ("size", "dry-run", "run", "programme", "scaling"),
     "audit": ("verify", "trace"),
+    "keys": ("new", "ls", "rotate", "passphrase", "erase"),
+    "jail": ("run", "test"),
     "release": ("make", "check", "membership"),
 }
 
@@ -104,6 +106,10 @@ def steps_of(home: Path) -> list[list[str]]:
         ["intake", f"{at}/line.csv", "--embodiment", f"{at}/line-machine.toml", "--contract", f"{at}/line.toml",
          "--name", "line", "--home", at],
         ["plan", "size", "1m"],
+        ["keys", "new", "line", "--owner", "member-steel", "--home", at],
+        ["keys", "ls", "--owner", "member-steel", "--home", at],
+        ["erase", "line", "--owner", "member-steel", "--home", at, "--yes", "line"],
+        ["jail", "run", "--", "/bin/true"],
         ["audit", "verify", f"{at}/ledger.jsonl"],
         ["audit", "trace", f"{at}/runs/first", "--home", at],
     ]  # fmt: skip
