@@ -44,8 +44,8 @@ class BrokeredGate(Gate):
         self.require_any(signed, dataset, digest, owner)
 
     def note(self, kind: str, dataset: str, signed: SignedContract | None, body: Mapping[str, Any]) -> None:
-        """As `Gate.note`; of a read the broker has a note already."""
-        if kind != "read":
+        """As `Gate.note`; of reads and of what comes in the keeper writes itself."""
+        if kind not in ("read", "add"):
             contract = signed.digest if signed is not None else ""
             self.desk.note(kind, {"dataset": dataset, "contract": contract, "site": self.site.name, **body})
 

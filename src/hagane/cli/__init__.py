@@ -51,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except HaganeError as e:
+        from hagane.cli.inside import tell
+
+        tell("failed", {"error": type(e).__name__})
         print(f"hagane {args[0]}: {e}", file=sys.stderr)
         return 1
     except BrokenPipeError:

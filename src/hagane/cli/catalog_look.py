@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from hagane.cli.keeper import kept_view
 from hagane.cli.table import print_table
 
 if TYPE_CHECKING:

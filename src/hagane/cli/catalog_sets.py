@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from hagane.cli.keeper import kept_view
 from hagane.cli.table import print_table, size_words
 from hagane.terms import ConfigError
 

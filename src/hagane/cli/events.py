@@ -1,8 +1,8 @@
 """What code in a jail may say to a person outside: numbers under names that are known beforehand, few a second.
 
 Free text could carry anything, so none comes out. A word comes out only where it is one of those that the keeper
-itself knows (a machine, a case of a world, a data set); a number comes out rounded. This narrows the channel; it does not
-close it: see docs/rights.md on covert channels.
+itself knows (a machine, a case of a world, a data set); a number comes out rounded. This narrows the channel; it
+does not close it: see docs/rights.md on covert channels.
 """
 
 from __future__ import annotations

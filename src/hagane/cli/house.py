@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from hagane.cli.opens import Opens
 from hagane.cli.sealed_run import SealedRun, Source, is_sealed_run, read_sealed_run
-from hagane.terms import Decision, HaganeError, Refused, code_digest
+from hagane.terms import Decision, HaganeError, Refused, code_digest, errors
 
 if TYPE_CHECKING:
     from hagane.catalog import Catalog
     from hagane.jail import JailRecord
     from hagane.seal import Keyring, Ledger, SignedContract
 
+ERRORS = frozenset(c.__name__ for c in vars(errors).values() if isinstance(c, type) and issubclass(c, HaganeError))
+"""What may be told of a failure: its kind."""
 HEX = frozenset("0123456789abcdef")
 NOTES = ("checkpoint", "skip", "mixture", "export")
 """Kinds of entries that a jail may have written: they are marked, and hold known names, digests and numbers only."""
@@ -46,10 +48,11 @@ class House:
 
     @property
     def shows(self) -> bool:
-        """True where people may look at what the verb prints: every contract grants it."""
-        if self.brings:
-            return all("view" in c.contract.purposes for c in self.brings.values())
-        return self.opens.purpose in ("view", "export")
+        """True where people may look at what the verb prints: every contract grants to view here and now."""
+        if self.opens.purpose == "export":
+            return True
+        came = all("view" in c.contract.purposes for c in self.brings.values())
+        return came and all(self.catalog.decide(name, "view").allowed for name in self.datasets)
 
     @property
     def jailed(self) -> bool:
@@ -123,7 +126,7 @@ class House:
     def words(self) -> frozenset[str]:
         """Words that may be told outside: names that stand open here anyway, and those that the verb knows."""
         machines = {self.catalog.record(n).embodiment for n in self.datasets if n not in self.catalog.problems}
-        return frozenset({*self.datasets, *self.brings, *machines, *self.opens.words})
+        return frozenset({*self.datasets, *self.brings, *machines, *ERRORS, *self.opens.words})
 
     def checked(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """A note of the jail, when every word in it is one that is known, a digest, or a number.

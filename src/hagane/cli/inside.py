@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,5 @@ def broker() -> Broker | None:
 def tell(event: str, fields: Mapping[str, Any]) -> None:
     """Tell the keeper what a person outside may see (`cli.events`); nothing outside of a jail."""
     if (known := broker()) is not None:
-        try:
+        with suppress(HaganeError):  # what does not come out is no reason to stop
             known.tell(event, fields)
-        except HaganeError:
-            pass  # what does not come out is no reason to stop

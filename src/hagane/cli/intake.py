@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 import tyro
 
@@ -17,6 +17,7 @@ from hagane.cli.keeper import kept
 from hagane.cli.opens import Opens
 from hagane.intake.options import Options, parse_options
 from hagane.terms import APPLIED, ConfigError, Embodiment, Finding, load_toml
+from hagane.terms.episode import FindingKind
 
 if TYPE_CHECKING:
     from hagane.catalog import Workers

@@ -65,7 +65,8 @@ def kept(argv: Sequence[str], opens: Callable[[], Opens]) -> int | None:
     ):
         notes = dict.fromkeys(NOTES, house.checked)
         rules = Rules(house.decide, house.folders, notes, teller.hear)
-        with serve(listener, rules, house.keyring, house.ledger):
+        granted = [(name, house.opens.purpose) for name in house.datasets]
+        with serve(listener, rules, house.keyring, house.ledger, granted):
             plan = plan_of(argv, house, Path(place) / "broker.sock", size_bytes)
             code = _run(plan, text, collector, house)
         teller.end(0 if text.shown else text.bytes)
@@ -145,4 +146,5 @@ def _listening(path: Path) -> Iterator[socket.socket]:
 
 
 def _inside(path: Path, places: Sequence[Path]) -> bool:
-    return any(path.is_relative_to(p) for p in places)
+    """Whether a folder is there in a jail that holds these places."""
+    return any(path.is_relative_to(p) or p.is_relative_to(path) for p in places)

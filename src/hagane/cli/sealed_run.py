@@ -102,7 +102,8 @@ class SealedRun:
         if top is None:
             return ()
         with closing_fd(top):
-            there = {name for name in os.listdir(top) if STEP.fullmatch(name) and _is_whole(top, name)}
+            names = os.listdir(top)  # noqa: PTH208 - a descriptor
+            there = {name for name in names if STEP.fullmatch(name) and _is_whole(top, name)}
             new = sorted(name for name in there if not (self.sealed / name).exists())
             for name in new:
                 folder = further(top, name)

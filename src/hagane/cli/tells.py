@@ -20,7 +20,7 @@ LINES: Mapping[str, str] = {
     "row": "  {case:<26} {who:<34} {score:9.3f}  n={n:.0f}",
     "episodes": "  {count:.0f} episodes",
     "findings": "  findings: {count:.0f} {kind}",
-    "failed": "  it ended with {error}; its words are sealed",
+    "failed": "  it ended with {error}",
 }
 """How each event reads; metrics go to the panel."""
 

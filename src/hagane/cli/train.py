@@ -6,26 +6,24 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tyro
 
 from hagane.cli.inside import tell
 from hagane.cli.keeper import kept
-from hagane.cli.opens import Opens
+from hagane.cli.opens import Opens, in_jail
 from hagane.cli.sealed_run import is_sealed_run, read_sealed_run
 from hagane.cli.site import open_catalog
 from hagane.terms import ConfigError, HaganeError, RunRecord, TrainingError, load_toml
 
 if TYPE_CHECKING:
     from hagane.catalog import Catalog
-    from hagane.console import TrainPanel
     from hagane.engine import Seat
     from hagane.train import CatalogData, TrainConfig
     from hagane.train.changes import Change
@@ -172,9 +170,13 @@ def be_rank(o: Train, start: Start) -> None:
             if start.change and crew.first:
                 note_change(o, config, data, catalog)
         crew.watch.at(0, "making the model")
-        shown = TrainPanel.for_stream(config.step.steps, title=o.run.name) if crew.first else nullcontext()
+        shown = (
+            TrainPanel.for_stream(config.step.steps, title=o.run.name)
+            if crew.first and not in_jail()
+            else nullcontext()
+        )
         with shown as panel:
-            report = (lambda line: None) if panel is None else partial(show, panel)
+            report = panel.update if panel is not None else partial(tell, "metrics")
             record = train(
                 o.run,
                 config,
@@ -187,12 +189,6 @@ def be_rank(o: Train, start: Start) -> None:
             )
         if crew.first:
             tell_end(o, config, record, catalog)
-
-
-def show(panel: TrainPanel, line: Mapping[str, Any]) -> None:
-    """A line of the metrics, on this terminal or, out of a jail, on the keeper's."""
-    panel.update(line)
-    tell("metrics", line)
 
 
 def end_rank(error: TrainingError | None) -> None:

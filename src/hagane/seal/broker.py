@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,10 +72,10 @@ class Rules:
 class Broker:
     """The broker's part of one jail: what was allowed to it, and the answers."""
 
-    def __init__(self, rules: Rules, keyring: Keyring, ledger: Writes) -> None:
+    def __init__(self, rules: Rules, keyring: Keyring, ledger: Writes, granted: Iterable[tuple[str, str]] = ()) -> None:
         self.rules, self.keyring, self.ledger = rules, keyring, ledger
         self._one = threading.Lock()
-        self._allowed: set[tuple[str, str]] = set()
+        self._allowed: set[tuple[str, str]] = set(granted)
         self._refused: set[tuple[str, str]] = set()
         self._notes = 0
         self._opened: dict[Path, tuple[tuple[int, int, int], OwnKeys]] = {}
@@ -224,7 +224,13 @@ class Serving:
             link.close()
 
 
-def serve(listener: socket.socket, rules: Rules, keyring: Keyring, ledger: Writes) -> Serving:
+def serve(
+    listener: socket.socket,
+    rules: Rules,
+    keyring: Keyring,
+    ledger: Writes,
+    granted: Iterable[tuple[str, str]] = (),
+) -> Serving:
     """Answer one jail's requests until `close`.
 
     Args:
@@ -232,10 +238,11 @@ def serve(listener: socket.socket, rules: Rules, keyring: Keyring, ledger: Write
         rules: what the keeper decides.
         keyring: wrapping keys of the data sets.
         ledger: gets asks, refusals and notes.
+        granted: (data set, purpose) that the keeper asked for itself before it started the jail.
 
     Raises:
         ConfigError: the socket is no unix stream socket.
     """
     if listener.family != socket.AF_UNIX or listener.type != socket.SOCK_STREAM:
         raise ConfigError("the broker answers on a unix stream socket only")
-    return Serving(listener, Broker(rules, keyring, ledger))
+    return Serving(listener, Broker(rules, keyring, ledger, granted))
