@@ -1,4 +1,4 @@
-"""Netlink: the six requests about devices, addresses, routes, neighbours and rules that `veth` makes; no tool is run.
+"""Netlink: the few requests about devices, addresses, routes, neighbours and rules that `veth` makes; no tool is run.
 
 A request names a device by its index inside the network namespace that the socket was opened in, whoever uses it
 later. Numbers: Linux include/uapi/linux/{netlink,rtnetlink,if_link,if_addr,neighbour,fib_rules,veth}.h.
@@ -21,7 +21,7 @@ from hagane.jail.syscalls import call
 T = TypeVar("T")
 _SOL_NETLINK, _CAP_ACK = 270, 10
 _REQUEST, _ACK, _EXCL, _CREATE, _ERROR = 1, 4, 0x200, 0x400, 2
-_NEWLINK, _NEWADDR, _NEWROUTE, _NEWNEIGH, _NEWRULE = 16, 20, 24, 28, 32
+_NEWLINK, _DELLINK, _NEWADDR, _NEWROUTE, _NEWNEIGH, _NEWRULE = 16, 17, 20, 24, 28, 32
 _LINK_ADDRESS, _LINK_NAME, _LINK_MTU, _LINK_BELOW, _LINK_INFO, _LINK_NAMESPACE = 1, 3, 4, 5, 18, 28
 _INFO_KIND, _INFO_DATA, _VETH_PEER, _MACVLAN_MODE, _MACVLAN_PRIVATE = 1, 2, 1, 1, 1
 _UP, _NO_ARP, _PERMANENT = 0x1, 0x80, 0x80
@@ -108,8 +108,12 @@ def add_veth(s: socket.socket, name: str, mac: bytes, far: str, far_mac: bytes, 
 
 def bring_up(s: socket.socket, name: str) -> None:
     """Bring a device up that never asks or answers who has an address (no ARP)."""
-    flags = _UP | _NO_ARP
-    _ask(s, _NEWLINK, 0, struct.pack("=BxHiII", 0, 0, index_of(s, name), flags, flags), b"")
+    _ask(s, _NEWLINK, 0, _link(index_of(s, name), _UP | _NO_ARP), b"")
+
+
+def remove(s: socket.socket, name: str) -> None:
+    """Remove a device, and its other end; it is gone when this returns, as it is not when its namespace ends."""
+    _ask(s, _DELLINK, 0, _link(index_of(s, name)), b"")
 
 
 def add_address(s: socket.socket, name: str, address: IPv4Address) -> None:
@@ -203,8 +207,8 @@ def read_ack(data: bytes, sender: int, asked: int) -> int:
     raise OSError(74, f"netlink: {len(data)} bytes that are no answer to request {asked}")
 
 
-def _link() -> bytes:
-    return bytes(16)  # struct ifinfomsg of a new device
+def _link(index: int = 0, flags: int = 0) -> bytes:
+    return struct.pack("=BxHiII", 0, 0, index, flags, flags)  # struct ifinfomsg
 
 
 def _named(name: str, mac: bytes) -> bytes:

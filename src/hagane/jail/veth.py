@@ -9,14 +9,14 @@
   device that it came in by. All else meets a blackhole; strict reverse-path filtering (RFC 3704) drops every source
   address that would not be answered through the same device. The jail cannot change it, whatever it becomes inside.
 - The macvlan leads past the node's own addresses: a card's host and its macvlans do not hear each other.
-- Nobody asks who has an address: hardware addresses follow from the listed ones (02:68 and the four bytes), and ARP is off
-  at every device. IPv6 is off. So no broadcast or multicast leaves.
+- Nobody asks who has an address: hardware addresses follow from the listed ones (02:68 and the four bytes), and ARP is
+  off at every device. IPv6 is off. So no broadcast or multicast leaves.
 
-The nodes must share one layer-2 segment whose switches let these hardware addresses pass. A machine on that segment that
-takes a listed peer's address is believed by the router: that the segment holds no others is the site's signed word
-(`fabric` in site.toml), and the records that keepers exchange (`peers`) say who stands behind each address. What goes over
-it is not encrypted. Not covered: RDMA and GPU fabrics (InfiniBand, RoCE, NVLink between nodes) pass by this filter, as
-they pass by every network namespace's; and more than one segment.
+The nodes must share one layer-2 segment whose switches let these hardware addresses pass. A machine on that segment
+that takes a listed peer's address is believed by the router: that the segment holds no others is the site's signed
+word (`fabric` in site.toml), and the records that keepers exchange (`peers`) say who stands behind each address. What
+goes over it is not encrypted. Not covered: GPU nodes and RDMA (InfiniBand, RoCE, NVLink between nodes), which no network
+namespace filters and which nobody has run here; and more than one segment.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ from hagane.terms import JailError
 _JAIL, _IN, _UP = "net0", "in", "up"
 _TO_PEERS, _TO_JAIL = 100, 101  # tables of routes, and priorities of the rules that ask them
 _CONF = Path("/proc/sys/net")
-_OFF = ("accept_local", "accept_redirects", "accept_source_route", "bootp_relay", "proxy_arp", "proxy_arp_pvlan") + (
-    "route_localnet",
-    "send_redirects",
-    "src_valid_mark",
+_OFF = (
+    *("accept_local", "accept_redirects", "accept_source_route", "bootp_relay", "proxy_arp", "proxy_arp_pvlan"),
+    *("route_localnet", "send_redirects", "src_valid_mark"),
 )
 
 
@@ -67,9 +66,7 @@ class Link:
             if address.is_loopback or address.is_multicast or address.is_reserved or address.is_unspecified:
                 raise JailError("no address of one machine", where=str(address))
         if len({self.address, *self.peers}) <= len(self.peers):
-            raise JailError(
-                "an address occurs twice", where=", ".join(map(str, (self.address, *self.peers)))
-            )
+            raise JailError("an address occurs twice", where=", ".join(map(str, (self.address, *self.peers))))
 
 
 @contextmanager
@@ -89,8 +86,8 @@ def wiring(link: Link) -> Iterator[Callable[[int], None]]:
                 raise JailError(
                     f"no way to the peers was made, and nothing ran: {e.strerror}{about}",
                     where=f"device {link.card}, address {link.address}",
-                    next_step="run it as root, on a card that `ip link` shows, with an address that no other jail on it has; "
-                    "the kernel needs CONFIG_VETH, CONFIG_MACVLAN and CONFIG_IP_MULTIPLE_TABLES",
+                    next_step="run it as root, on a card that `ip link` shows, with an address that no other jail on it "
+                    "has; the kernel needs CONFIG_VETH, CONFIG_MACVLAN and CONFIG_IP_MULTIPLE_TABLES",
                 ) from None
 
         yield wire
@@ -112,10 +109,13 @@ def _build(link: Link, pid: int, held: ExitStack) -> None:
         here.callback(os.close, jail)
         router = netlink.new_namespace()
         held.callback(os.close, router)
-        outside, middle, within = (here.enter_context(s) for s in _sockets(router, jail))
+        outside = here.enter_context(netlink.open_route())
+        middle = held.enter_context(netlink.inside(router, netlink.open_route))
+        within = here.enter_context(netlink.inside(jail, netlink.open_route))
         _set(router, {"ipv4/ip_forward": 1, **_quiet(), "ipv6/conf/all/disable_ipv6": 1})
         _set(jail, {"ipv6/conf/default/disable_ipv6": 1, "ipv4/conf/default/accept_redirects": 0})
         netlink.add_macvlan(outside, link.card, _UP, hardware_address(0, link.address), router)
+        held.callback(netlink.remove, middle, _UP)  # at once: its hardware address may be wanted again
         ends = (hardware_address(1, link.address), hardware_address(2, link.address))
         netlink.add_veth(middle, _IN, ends[0], _JAIL, ends[1], jail, netlink.mtu_of(outside, link.card))
         netlink.add_address(within, _JAIL, link.address)
@@ -132,10 +132,6 @@ def _build(link: Link, pid: int, held: ExitStack) -> None:
             netlink.add_neighbour(middle, peer, _UP, hardware_address(0, peer))
             netlink.add_route(within, peer, _JAIL, netlink.MAIN)
             netlink.add_route(middle, peer, _UP, _TO_PEERS)
-
-
-def _sockets(router: int, jail: int) -> tuple[socket.socket, ...]:
-    return (netlink.open_route(), *(netlink.inside(n, netlink.open_route) for n in (router, jail)))
 
 
 def _quiet() -> dict[str, int]:
