@@ -15,8 +15,8 @@
 The nodes must share one layer-2 segment whose switches let these hardware addresses pass. A machine on that segment
 that takes a listed peer's address is believed by the router: that the segment holds no others is the site's signed
 word (`fabric` in site.toml), and the records that keepers exchange (`peers`) say who stands behind each address. What
-goes over it is not encrypted. Not covered: GPU nodes and RDMA (InfiniBand, RoCE, NVLink between nodes), which no network
-namespace filters and which nobody has run here; and more than one segment.
+goes over it is not encrypted. Not covered: GPU nodes and RDMA (InfiniBand, RoCE, NVLink between nodes), whose traffic
+this router does not see and which were not run; and more than one segment.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def wiring(link: Link) -> Iterator[Callable[[int], None]]:
                 raise JailError(
                     f"no way to the peers was made, and nothing ran: {e.strerror}{about}",
                     where=f"device {link.card}, address {link.address}",
-                    next_step="run it as root, on a card that `ip link` shows, with an address that no other jail on it "
-                    "has; the kernel needs CONFIG_VETH, CONFIG_MACVLAN and CONFIG_IP_MULTIPLE_TABLES",
+                    next_step="run it as root, on a card that `ip link` shows, with an address that no other jail "
+                    "on it has; the kernel needs CONFIG_VETH, CONFIG_MACVLAN and CONFIG_IP_MULTIPLE_TABLES",
                 ) from None
 
         yield wire

@@ -3,7 +3,7 @@
 from hagane.terms.action import ActionChunk, Policy
 from hagane.terms.channel import Channel, History
 from hagane.terms.contract import NOT_REMOVABLE, PURPOSES, Contract, Decision, Protection, Purpose, Request
-from hagane.terms.digest import canonical_json, digest_bytes, digest_file, digest_value
+from hagane.terms.digest import canonical_json, code_digest, digest_bytes, digest_file, digest_value
 from hagane.terms.embodiment import Embodiment
 from hagane.terms.episode import APPLIED, Episode, Finding, Stream
 from hagane.terms.errors import (
@@ -68,6 +68,7 @@ __all__ = [
     "Window",
     "WireError",
     "canonical_json",
+    "code_digest",
     "digest_bytes",
     "digest_file",
     "digest_value",

@@ -31,6 +31,14 @@ def digest_value(value: Any) -> str:
     return digest_bytes(canonical_json(value))
 
 
+def code_digest() -> str:
+    """sha256 over the package's own Python files, in the order of their names."""
+    root, total = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        total.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)

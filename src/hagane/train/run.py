@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import json
 import platform
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hagane
-from hagane.terms import RunRecord, TrainingError, digest_value, dump_toml, load_toml
+from hagane.terms import RunRecord, TrainingError, code_digest, digest_value, dump_toml, load_toml
 from hagane.terms.files import write_whole
 from hagane.train.config import TrainConfig
 
@@ -93,14 +92,6 @@ def make_record(folder: Path, config: TrainConfig, lineage: Mapping[str, tuple[s
 def write_record(folder: Path, record: RunRecord) -> None:
     """Write record.json, whole or not at all."""
     write_file(folder / "record.json", json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True).encode())
-
-
-def code_digest() -> str:
-    """sha256 over the package's own Python files, in the order of their names."""
-    root, total = Path(hagane.__file__).parent, hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        total.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return total.hexdigest()
 
 
 def write_file(path: Path, data: bytes) -> None:
