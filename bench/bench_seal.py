@@ -29,7 +29,7 @@ def cpu_us(run: Callable[[], None], records: int) -> float:
 
 
 def measure(size: int, folder: Path) -> list[float]:
-    """Median CPU microseconds a record: crc32, AESGCM by hand, `record`, `records_into`, sealing."""
+    """Median CPU microseconds a record: crc32, AESGCM by hand, `record`, `fill`, sealing."""
     n = max(16, min(4000, BYTES // size))
     plain, key = os.urandom(n * size), os.urandom(32)
     path = folder / str(size)
@@ -57,7 +57,7 @@ def measure(size: int, folder: Path) -> list[float]:
             file.record(i)
 
     def many() -> None:
-        file.records_into(order, out)
+        file.fill(order, out)
 
     runs = (crc, bare, one, many, seal)
     rounds = [[cpu_us(run, n) for run in runs] for _ in range(ROUNDS)]
@@ -67,7 +67,7 @@ def measure(size: int, folder: Path) -> list[float]:
 
 def main() -> None:
     """Print the table."""
-    print("   bytes     crc32    AESGCM    record      into      seal   us; into: GB/s, x crc32, x AESGCM")
+    print("   bytes     crc32    AESGCM    record      fill      seal   us; fill: GB/s, x crc32, x AESGCM")
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         for size in SIZES:
             crc, bare, one, many, seal = measure(size, Path(folder))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hagane.seal.folder import SealedFolder, seal_folder
+from hagane.seal.folder import SealedFolder
+from hagane.seal.folder_write import seal_folder
 from hagane.seal.keyring import Keyring
 from hagane.seal.shards import Layout
 

@@ -131,6 +131,7 @@ def test_it_comes_back_after_another_tool_wrote_it(copy: Path, capsys: pytest.Ca
     for path in (*copy.glob("*.safetensors"), copy / "model.safetensors.index.json"):
         path.unlink()
     tensors["tower.norm.gain"] *= 2
+    (copy / "README.md").write_text("what the other tool says of it")
     save_file(tensors, copy / "all.safetensors")
     with pytest.raises(Exception, match="is not named by the manifest"):
         load_policy(copy)

@@ -166,6 +166,21 @@ def test_a_damaged_or_lost_checkpoint_is_passed_over(whole: Path, capsys: pytest
     assert losses(whole, "lost") == losses(whole, "whole")
 
 
+def test_a_checkpoint_with_another_shape_of_weights_is_passed_over(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = whole / "runs" / "shape"
+    shutil.copytree(whole / "runs" / "whole", folder)
+    newest = latest(folder / "checkpoints")
+    assert newest is not None
+    # still a valid file: of a machine that the data do not have
+    text = (newest / "model.toml").read_text()
+    (newest / "model.toml").write_text(text.replace('name = "', 'name = "x', 1))
+    assert run(whole, "shape", "--resume") == 0
+    assert f"passed over {newest.name}" in capsys.readouterr().err
+    assert losses(whole, "shape") == losses(whole, "whole")
+
+
 def test_when_all_checkpoints_are_gone_nothing_is_trained_over_the_run(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

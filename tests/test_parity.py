@@ -33,6 +33,7 @@ FOUR: list[Case] = [
     (Layout(pp=4), Compute()),
     (Layout(pp=2, dp_shard=2), Compute(microbatches=6, recompute=True)),
     (Layout(pp=2, dp_replicate=2), Compute(schedule="interleaved")),
+    (Layout(pp=2, dp_shard=2), Compute(regather=True)),
     (Layout(pp=2, dp_shard=2, ep=2), Compute(schedule="interleaved")),
 ]
 EIGHT: list[Case] = [
@@ -81,8 +82,8 @@ def scaled(out: str, want: Reference) -> None:
 
     shard = parallel.shard
 
-    def faulty(model, roots, mesh, precision):  # type: ignore[no-untyped-def]
-        shard(model, roots, mesh, precision)
+    def faulty(model, roots, mesh, precision, kept):  # type: ignore[no-untyped-def]
+        shard(model, roots, mesh, precision, kept=kept)
         for layer in model.trunk.blocks:
             layer.moe.experts.set_gradient_divide_factor(float(mesh.layout.efsdp))
 

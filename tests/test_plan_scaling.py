@@ -22,10 +22,10 @@ from hagane.model.slots import DESCRIPTOR, sample_layouts
 from hagane.plan.scaling import LIMITS, Form, Law, Points, points_of, theta_of
 from hagane.plan.scaling_band import backtest, bootstrap_band, seed_spread
 from hagane.plan.scaling_fit import fit, fit_forms, leverage, predict_logs
-from hagane.plan.scaling_flops import BACKWARD, data_tokens, sample_flops
 from hagane.plan.scaling_runs import ScaledRun, Score, append_run, read_runs
 from hagane.plan.scaling_score import score_band
 from hagane.plan.scaling_study import claim_of, enough_parameters, size_rows, studies
+from hagane.plan.work import BACKWARD, data_tokens, sample_flops
 from hagane.terms import ConfigError, Embodiment, StoreError
 from tests.model_fixture import ARM, CAM, ROAD, make_batch, make_model
 

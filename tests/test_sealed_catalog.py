@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hagane.catalog import Ahead, Catalog, Loader, Mixture
@@ -18,7 +20,8 @@ from hagane.catalog.brokered import BrokeredGate
 from hagane.catalog.doctor import examine_set
 from hagane.catalog.export import export_set, verify_export
 from hagane.catalog.sealing import PLAINTEXT, TIERS, CatalogKeys, layouts_of, renew_set, seal_cache, seal_set
-from hagane.seal import Keyring, SignedContract, check_folder
+from hagane.catalog.shelf import PlainShelf
+from hagane.seal import Keyring, Layout, SealedFolder, SignedContract, check_folder, seal_folder
 from hagane.terms import CorruptError, Decision, Embodiment, HaganeError, Refused, StoreError, digest_bytes
 from tests.catalog_fixture import ARM, SITE, Home, episodes, make_home, same_episode
 from tests.pictures_fixture import EYES
@@ -215,7 +218,8 @@ def test_a_flipped_byte_names_file_and_episode(own: Pair) -> None:
     places = (
         ("sets/eyes-demo", "hagane/streams/file-000.parquet", 3, "eyes/00002"),
         ("sets/eyes-demo", "data/chunk-000/file-000.parquet", 5, "eyes/00004"),
-        (f"cache/{cache}", "rows.bin", 14, "step 2 of episode 'eyes/00001'"),
+        (f"cache/{cache}", "rows.bin", 0, "step 0 of episode 'eyes/00000' to step 6 of episode 'eyes/00003' is not"),
+        (f"cache/{cache}", "rows.bin", 1, "step 7 of episode 'eyes/00003' to step 15 of episode 'eyes/00004' is not"),
         (f"cache/{cache}", "pictures-001.000.bin", 8, "episode 'eyes/00001'"),
         (f"cache/{cache}-video", "pictures-002.000.bin", 3, "episode 'eyes/00003'"),
     )
@@ -229,6 +233,45 @@ def test_a_flipped_byte_names_file_and_episode(own: Pair) -> None:
             own.open().verify("eyes-demo")
         assert words in e.value.what and str(file).removesuffix(".sealed") in e.value.where, (path, str(e.value))
     assert own.open().verify("eyes-demo")
+
+
+def test_damage_is_found_where_it_is_looked_at_and_nowhere_else(own: Pair) -> None:
+    """Neighbouring control steps share a sealed record: spans in a sound one are read beside a damaged one."""
+    plain = own.plain.catalog().columns("eyes-demo", "anchor")
+    (cache,) = (own.sealed.folder / "catalog/cache").glob(f"{plain.folder.name}")
+    k = layouts_of(plain.folder)["rows.bin"].stride // plain.records.itemsize
+    assert 1 < k < len(plain) < 2 * k, "two records, the second a short one"
+    spans = [(a, b) for a in range(0, len(plain), 3) for b in range(a + 1, len(plain) + 1, 5)]
+    for bad in (0, 1):
+        with flipped(cache / "rows.bin.sealed", 96 + bad * (k * plain.records.itemsize + 16) + 5):
+            columns = own.open().columns("eyes-demo", "anchor")
+            for first, end in spans:
+                ends = np.array([first]), np.array([end])
+                if first < k if bad == 0 else end > k:
+                    with pytest.raises(CorruptError, match="the record of step"):
+                        columns.check(*ends)
+                else:
+                    columns.check(*ends)
+                    assert columns.records[first:end].tobytes() == plain.records[first:end].tobytes()
+    columns = own.open().columns("eyes-demo", "anchor")
+    columns.check(np.array([0, k, 5]), np.array([1, k + 1, 5]))
+    assert columns.records.tobytes() == plain.records.tobytes(), "all of a record is decrypted at once"
+
+
+@pytest.mark.parametrize(("stride", "good"), [(88, True), (176, True), (88 * 70, True), (44, False), (100, False)])
+def test_rows_are_sealed_by_whole_steps(own: Pair, stride: int, good: bool) -> None:
+    plain = own.plain.catalog().columns("eyes-demo", "anchor")
+    folder, signed = own.sealed.folder / "catalog/cache" / plain.folder.name, own.contracts["eyes-demo"]
+    layouts = {**layouts_of(plain.folder), "rows.bin": Layout(stride)}
+    shutil.rmtree(folder)
+    seal_folder(plain.folder, folder, own.keyring, "eyes-demo", EYES.owner, signed.digest, layouts)
+    if not good:
+        with pytest.raises(CorruptError, match="not sealed by whole control steps"):
+            own.open().columns("eyes-demo", "anchor")
+        return
+    columns = own.open().columns("eyes-demo", "anchor")
+    columns.check(np.array([0]), np.array([len(plain)]))
+    assert columns.records.tobytes() == plain.records.tobytes()
 
 
 class flipped:  # noqa: N801
@@ -317,6 +360,39 @@ def test_what_lies_open_is_what_the_keeper_expects(pair: Pair, tmp_path: Path) -
     for path in ("record.json", "contract.toml", "manifest.json", "stats.npz"):
         refused(elsewhere(path), "link")
         shutil.move(tmp_path / "moved", tmp_path / f"moved-{path}")
+
+
+def test_sets_and_caches_are_sealed_by_descriptor(pair: Pair, tmp_path: Path) -> None:
+    """As the keeper reads them in a jail, where a path could lead elsewhere; what claims too much is not even read."""
+    catalog, name, keyring = pair.plain.folder / "catalog", "arm-demo", Keyring(tmp_path / "keys")
+    signed = pair.contracts[name]
+    cache = min((catalog / "cache").glob(f"{name}-*"))
+    for made in (catalog / "sets" / name, cache):
+        holes = tmp_path / "holes"
+        shutil.copytree(made, holes)
+
+        def seal(given: Path, most_bytes: int, target: Path, made: Path = made) -> SealedFolder:
+            fd = os.open(given, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                if made.parent.name == "sets":
+                    return seal_set(fd, target, keyring, name, signed, SITE.name, most_bytes)
+                return seal_cache(fd, target, keyring, name, signed, most_bytes)
+            finally:
+                os.close(fd)
+
+        large = holes / ("hagane/manifest.json" if made.parent.name == "sets" else "index.json")
+        os.truncate(large, 1 << 42)
+        with pytest.raises(StoreError, match="claim more than"):
+            seal(holes, 1 << 30, tmp_path / "out")
+        large.unlink()
+        large.symlink_to("/etc/hostname")
+        with pytest.raises(StoreError, match="link"):
+            seal(holes, 1 << 30, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        sealed = seal(made, 1 << 30, tmp_path / "out" / made.name)
+        assert check_folder(sealed.path).files == tuple(sorted(PlainShelf(made).names()))
+        shutil.rmtree(holes)
+        shutil.rmtree(tmp_path / "out")
 
 
 def test_an_index_that_does_not_add_up_is_refused(pair: Pair, tmp_path: Path) -> None:

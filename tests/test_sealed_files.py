@@ -60,15 +60,17 @@ def test_uneven_records_come_back(tmp_path_factory: pytest.TempPathFactory, reco
 def test_records_side_by_side(tmp_path: Path) -> None:
     rows = [os.urandom(48) for _ in range(20)]
     file = open_sealed(seal(tmp_path / "x", b"".join(rows) + b"end", Layout(48)), KEY)
-    out = bytearray(4 * 48)
-    file.records_into([7, 0, 19, 7], out)
-    assert bytes(out) == rows[7] + rows[0] + rows[19] + rows[7]
-    file.records_into([], b"")
-    for wrong in ([20], [-1], [1, 400]):
+    out = bytearray(file.size)
+    file.fill([7, 0, 20, 7], out)
+    kept = {7: rows[7], 0: rows[0], 20: b"end"}
+    assert bytes(out) == b"".join(kept.get(i, bytes(48)) for i in range(20)) + b"end"
+    file.fill([], out)
+    for wrong in ([21], [-1], [1, 400]):
         with pytest.raises(IndexError):
-            file.records_into(wrong, bytearray(48 * len(wrong)))
-    with pytest.raises(ValueError, match="do not fill"):
-        file.records_into([1], bytearray(47))
+            file.fill(wrong, out)
+    for size in (file.size - 1, file.size + 1, 48):
+        with pytest.raises(ValueError, match="no place"):
+            file.fill([1], bytearray(size))
 
 
 def test_from_a_file_and_an_open_file(tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def test_swapped_records_are_found(tmp_path: Path) -> None:
             with pytest.raises(CorruptError, match=f"record {min(i, j)}"):
                 read(path)
             with pytest.raises(CorruptError, match=f"record {i}"):
-                open_sealed(path, KEY).records_into([i], bytearray(16))
+                open_sealed(path, KEY).fill([i], bytearray(64))
 
 
 def test_another_key_shard_or_contract(tmp_path: Path) -> None:

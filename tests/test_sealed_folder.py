@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from hagane.seal import Keyring, OwnKeys, check_folder, open_folder, seal_folder, unseal_folder
+from hagane.seal import Keyring, OwnKeys, check_folder, open_folder, unseal_folder
 from hagane.seal.sealed_list import SealedList, write_list
 from hagane.terms import CorruptError, Refused, StoreError
-from tests.sealed_fixture import CONTRACT, OWNER, plaintexts, sealed
+from tests.sealed_fixture import plaintexts, sealed
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -138,28 +136,6 @@ def test_a_list_cannot_name_a_file_elsewhere(tmp_path: Path, path: str) -> None:
         with pytest.raises(CorruptError):
             open_folder(folder.path)
         write_list(folder.path, folder.listed)
-
-
-def test_links_and_devices_are_not_sealed(tmp_path: Path) -> None:
-    keyring = Keyring(tmp_path / "keys")
-    (tmp_path / "secret").write_bytes(b"host file")
-    makers = {
-        "link": lambda p: p.symlink_to(tmp_path / "secret"),
-        "folder link": lambda p: p.symlink_to(tmp_path),
-        "pipe": os.mkfifo,
-        "odd\nname": lambda p: p.write_bytes(b""),
-    }
-    for name, make in makers.items():
-        source = tmp_path / "plain"
-        (source / "deep").mkdir(parents=True)
-        make(source / "deep" / name)
-        with pytest.raises(StoreError, match=r"neither file nor folder|name is not usable"):
-            seal_folder(source, tmp_path / "out", keyring, "road-a", OWNER, CONTRACT)
-        shutil.rmtree(source)
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["keys", "secret"]
-    (tmp_path / "plain").symlink_to(tmp_path / "keys")
-    with pytest.raises(StoreError, match="link"):
-        seal_folder(tmp_path / "plain", tmp_path / "out", keyring, "road-a", OWNER, CONTRACT)
 
 
 def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from hagane.model import load_config
 from hagane.model.normaliser import centre_and_scale
 from hagane.model.slots import sample_layouts
 from hagane.plan.count import closed_form
-from hagane.plan.scaling_flops import data_tokens, sample_flops
 from hagane.plan.scaling_runs import ScaledRun, Score
+from hagane.plan.work import data_tokens, sample_flops
 from hagane.policy import ModelPolicy, load_policy
 from hagane.train import open_data, train
 from hagane.worlds import fly, make

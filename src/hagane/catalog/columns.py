@@ -127,18 +127,28 @@ class Columns:
         Raises:
             CorruptError: a record differs; names file and episode.
         """
+        k = self._rows.together
+        first_N, end_N = (first_N, end_N) if k == 1 else (first_N // k, -(-end_N // k))
         longest = int((end_N - first_N).max(initial=0))
-        rows_NS = first_N[:, None] + np.arange(longest)
-        rows = rows_NS[rows_NS < end_N[:, None]]
-        new = np.unique(rows[~self._checked[rows]])
+        blocks_NS = first_N[:, None] + np.arange(longest)
+        blocks = blocks_NS[blocks_NS < end_N[:, None]]
+        new = np.unique(blocks[~self._checked[blocks]])
         if not len(new):
             return
         bad = self._rows.check(new)
         if len(bad):
-            e = int(np.searchsorted(self.start_E, bad[0], side="right")) - 1
-            what = f"step {bad[0] - self.start_E[e]} of episode {self.episode_ids[e]!r} {self._rows.fault}"
+            first, last = int(bad[0]) * k, min(int(bad[0] + 1) * k, len(self)) - 1
+            what = f"the record of {self._steps(first, last)} {self._rows.fault}"
             raise damaged_cache(self.folder / "rows.bin", what)
         self._checked[new] = True
+
+    def _steps(self, first: int, last: int) -> str:
+        """Words for a range of control steps, and the episodes that it is of."""
+        e, f = (int(np.searchsorted(self.start_E, t, side="right")) - 1 for t in (first, last))
+        a, b = first - int(self.start_E[e]), last - int(self.start_E[f])
+        if e != f:
+            return f"step {a} of episode {self.episode_ids[e]!r} to step {b} of episode {self.episode_ids[f]!r}"
+        return f"step{f's {a} to' if a < b else ''} {b} of episode {self.episode_ids[e]!r}"
 
     def verify(self) -> None:
         """Read and check every byte.
@@ -205,7 +215,7 @@ def open_columns(shelf: Shelf, embodiment: Embodiment) -> Columns:
         mode,
         shelf,
         rows,
-        np.zeros(len(records), np.bool_),
+        np.zeros(-(-len(records) // rows.together), np.bool_),
     )
 
 

@@ -19,7 +19,6 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from hagane.catalog.flat import view_of
 from hagane.catalog.shelf import PlainShelf, Shelf, damaged_cache, names_under
 from hagane.seal import Keys, SealedFile, SealedFolder, open_folder
 from hagane.seal.sealed_list import NAME as LIST
@@ -119,8 +118,8 @@ class SealedShelf:
     def rows(self, name: str, stride: int) -> SealedRows:
         """As `Shelf`."""
         file = self._file(name)
-        if file.size and (file.stride != stride or file.size % stride):
-            raise damaged_cache(file.path, "was not sealed one record a control step")
+        if file.size and (not file.stride or file.stride % stride or file.size % stride):
+            raise damaged_cache(file.path, "was not sealed by whole control steps")
         return SealedRows(file, stride)
 
     def blobs(self, name: str) -> SealedBlobs:
@@ -140,27 +139,25 @@ class SealedShelf:
 
 
 class SealedRows:
-    """One sealed record a control step."""
+    """Some neighbouring control steps a sealed record: a sample is a window of them, and each call has its price."""
 
     fault = FAULT
 
     def __init__(self, file: SealedFile, stride: int) -> None:
-        self._sealed = file
+        self._sealed, self.together = file, max(file.stride // stride, 1)
         # private and anonymous: memory of its own, no file behind it, no page until it is written
-        arena = mmap.mmap(-1, file.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if file.size else b""
-        self._rows_RB = np.frombuffer(arena, np.uint8).reshape(-1, stride)
-        self.data = self._rows_RB.reshape(-1)
+        arena = mmap.mmap(-1, file.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if file.size else bytearray()
+        self._plaintext = memoryview(arena)
+        self.data = np.frombuffer(arena, np.uint8)
         self.data.flags.writeable = False
 
-    def check(self, row_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    def check(self, block_N: NDArray[np.int64]) -> NDArray[np.int64]:
         """As `Rows`: decrypts them."""
-        found_NB = np.empty((len(row_N), self._rows_RB.shape[1]), np.uint8)
         try:
-            self._sealed.records_into(row_N.tolist(), view_of(found_NB))
+            self._sealed.fill(block_N.tolist(), self._plaintext)
         except CorruptError:
-            return np.array([row for row in row_N.tolist() if not _sound(self._sealed, row)], np.int64)
-        self._rows_RB[row_N] = found_NB
-        return row_N[:0]
+            return np.array([b for b in block_N.tolist() if not _sound(self._sealed, b)], np.int64)
+        return block_N[:0]
 
 
 class SealedBlobs:

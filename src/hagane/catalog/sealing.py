@@ -34,10 +34,12 @@ from hagane.seal import (
     seal_folder,
 )
 from hagane.seal.folder import check_proof_of, vouched_for
+from hagane.seal.folder_write import folder_of
 from hagane.seal.sealed_list import NAME as LIST
 from hagane.seal.sealed_list import PlainEntry, write_list
 from hagane.terms import CorruptError, StoreError, digest_bytes
 from hagane.terms.embodiment import Domain
+from hagane.terms.files import check_total
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ PLAINTEXT: Mapping[str, str] = {
     f"{OURS}/contract.toml.sig": _TERMS,
 }
 """Reason by path of the files of a set that lie open. Of a cache none does: its index names episodes and tasks."""
+_ROWS_BYTES = 4096
+"""Of one sealed record of control steps, at most, where a step is smaller: a call costs as much as some KiB."""
 _SET, _CACHE = "catalog/sets/*", "catalog/cache/*"
 TIERS = (
     *(Tier(f"{_SET}/{path}", False, why) for path, why in PLAINTEXT.items()),
@@ -72,7 +76,7 @@ TIERS = (
     Tier(f"{_SET}/{OURS}/episodes.json", True, "64 KiB; ids, tasks, outcomes, findings"),
     Tier(f"{_SET}/{OURS}/stats.npz", True, "64 KiB; ranges and quantiles of every channel"),
     Tier(f"{_CACHE}/sealed.json", False, "as that of a set"),
-    Tier(f"{_CACHE}/rows.bin", True, "a record a control step"),
+    Tier(f"{_CACHE}/rows.bin", True, "neighbouring control steps, about 4 KiB; a sample is a window of them"),
     Tier(f"{_CACHE}/pictures-*.[0-9]*.bin", True, "a record a picture, or a video of an episode"),
     Tier(f"{_CACHE}/pictures-*.index.bin", True, "64 KiB; sizes of pictures tell what they show"),
     Tier(f"{_CACHE}/flags.bin", True, "64 KiB"),
@@ -126,32 +130,51 @@ class _Told(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps: int
 
 
-def seal_set(made: Path, target: Path, keyring: Keyring, name: str, signed: SignedContract, site: str) -> SealedFolder:
+def seal_set(
+    made: Path | int,
+    target: Path,
+    keyring: Keyring,
+    name: str,
+    signed: SignedContract,
+    site: str,
+    most_bytes: int | None = None,
+) -> SealedFolder:
     """Seal a finished data set, whole or not at all.
 
     Args:
-        made: its folder, in plaintext, that nothing writes to any more.
+        made: its folder, in plaintext, that nothing writes to any more; or a descriptor of it, which stays open.
         target: the folder to make, `sets/<name>` of a catalog.
         keyring: gets a wrapping key of that data set when it has none.
         name: data set.
         signed: the contract that it came under, verified.
         site: name of the site that it was brought in at.
+        most_bytes: a folder whose files claim more in all is refused before it is looked at.
 
     Raises:
         CorruptError: what is to lie open is not what it should be, or its own facts do not add up.
-        StoreError: the target exists; a link or odd name; the disk refuses.
+        StoreError: the target exists; a link or odd name; it is too large; the disk refuses.
         Refused: the key of that name was erased.
     """
-    shelf = PlainShelf(made)
-    _check_record(shelf, name, signed.contract.owner, site)
-    for path, told in ((f"{OURS}/contract.toml", signed.toml), (f"{OURS}/contract.toml.sig", signed.signature)):
-        if _no_link(shelf, path).read(path) != told:
-            raise _odd(made, path, "it is not the contract that the data came under")
     owner, contract = signed.contract.owner, signed.digest
-    return seal_folder(made, target, keyring, name, owner, contract, layouts_of(made), PLAINTEXT)
+    with folder_of(made) as fd:
+        folder = _bounded(made, fd, most_bytes)
+        shelf = PlainShelf(folder)
+        _check_record(shelf, name, owner, site)
+        for path, told in ((f"{OURS}/contract.toml", signed.toml), (f"{OURS}/contract.toml.sig", signed.signature)):
+            if _no_link(shelf, path).read(path) != told:
+                raise _odd(folder, path, "it is not the contract that the data came under")
+        layouts = layouts_of(folder)
+        return seal_folder(fd, target, keyring, name, owner, contract, layouts, PLAINTEXT, most_bytes=most_bytes)
 
 
-def seal_cache(made: Path, target: Path, keyring: Keyring, name: str, signed: SignedContract) -> SealedFolder:
+def seal_cache(
+    made: Path | int,
+    target: Path,
+    keyring: Keyring,
+    name: str,
+    signed: SignedContract,
+    most_bytes: int | None = None,
+) -> SealedFolder:
     """Seal a finished training cache; one of an earlier version that lies at the target goes.
 
     Args:
@@ -160,13 +183,16 @@ def seal_cache(made: Path, target: Path, keyring: Keyring, name: str, signed: Si
         keyring: as `seal_set`.
         name: the data set that it was made from.
         signed: that data set's contract, verified.
+        most_bytes: as `seal_set`.
 
     Raises:
         as `seal_set`.
     """
-    layouts = layouts_of(made)
-    shutil.rmtree(target, ignore_errors=True)
-    return seal_folder(made, target, keyring, name, signed.contract.owner, signed.digest, layouts)
+    owner, contract = signed.contract.owner, signed.digest
+    with folder_of(made) as fd:
+        layouts = layouts_of(_bounded(made, fd, most_bytes))
+        shutil.rmtree(target, ignore_errors=True)
+        return seal_folder(fd, target, keyring, name, owner, contract, layouts, most_bytes=most_bytes)
 
 
 def renew_set(folder: Path, signed: SignedContract, keyring: Keyring) -> None:
@@ -221,7 +247,8 @@ def _of_cache(shelf: PlainShelf) -> dict[str, Layout]:
     steps, size = sum(int(n) for n in facts["lengths"]), _no_link(shelf, "rows.bin").size("rows.bin")
     if facts["mode"] not in PICTURE_MODES or (steps and size % steps) or bool(steps) != bool(size):
         raise _odd(shelf.folder, "rows.bin", "its records are not of one size")
-    out = {"rows.bin": Layout(stride=size // steps)} if steps else {}
+    each = size // steps if steps else 0
+    out = {"rows.bin": Layout(stride=each * max(_ROWS_BYTES // each, 1))} if steps else {}
     for path in (n for n in shelf.names() if n.endswith(".index.bin")):
         index = _no_link(shelf, path).map(path).view(pictures.INDEX if facts["mode"] == "jpeg" else video.INDEX)
         shard = index["shard"] if facts["mode"] == "jpeg" else np.zeros(len(index), np.int64)
@@ -254,6 +281,13 @@ def _check_record(shelf: PlainShelf, name: str, owner: str, site: str) -> None:
     known = (told.name, told.owner, told.site) == (name, owner, site) and is_name(told.embodiment)
     if not (hexadecimal and known) or data != as_json(msgspec.structs.asdict(told)):
         raise _odd(shelf.folder, RECORD, "it says other things than the record of this data set")
+
+
+def _bounded(made: Path | int, fd: int, most_bytes: int | None) -> Path:
+    """A path to a folder, once nothing in it claims to be larger than it can be: parts of it are read into memory."""
+    if most_bytes is not None:
+        check_total(fd, most_bytes)
+    return made if isinstance(made, Path) else Path(f"/proc/self/fd/{fd}")
 
 
 def _no_link(shelf: PlainShelf, path: str) -> PlainShelf:

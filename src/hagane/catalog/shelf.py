@@ -24,7 +24,12 @@ class Rows(Protocol):
 
     @property
     def data(self) -> NDArray[np.uint8]:
-        """[R * stride] where the records lie. Those that were never checked may be all zeros."""
+        """[R * stride] where the records lie. Those that were never checked may be anything."""
+        ...
+
+    @property
+    def together(self) -> int:
+        """How many neighbouring records are checked at once: block b is those from b * together on."""
         ...
 
     @property
@@ -32,8 +37,8 @@ class Rows(Protocol):
         """Words for what is wrong with a damaged record."""
         ...
 
-    def check(self, row_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Make records readable; returns the numbers of those that are damaged."""
+    def check(self, block_N: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Make blocks of records readable; returns the numbers of those that are damaged."""
         ...
 
 
@@ -163,17 +168,17 @@ class PlainShelf:
 class PlainRows:
     """Records in a memory map, compared with their crc32."""
 
-    fault = "differs from its crc32"
+    fault, together = "differs from its crc32", 1
 
     def __init__(self, data: NDArray[np.uint8], stride: int) -> None:
         self.data, self._stride = data, stride
 
-    def check(self, row_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        """As `Rows`."""
+    def check(self, block_N: NDArray[np.int64]) -> NDArray[np.int64]:
+        """As `Rows`; a block is a record."""
         size, data, crc32 = self._stride, view_of(self.data), zlib.crc32
-        found = [crc32(data[at : at + size - 4]) for at in (row_N * size).tolist()]
-        told = self.data.reshape(-1, size)[row_N, size - 4 :].copy().view("<u4").reshape(-1)
-        bad: NDArray[np.int64] = row_N[told != np.array(found, np.uint32)]
+        found = [crc32(data[at : at + size - 4]) for at in (block_N * size).tolist()]
+        told = self.data.reshape(-1, size)[block_N, size - 4 :].copy().view("<u4").reshape(-1)
+        bad: NDArray[np.int64] = block_N[told != np.array(found, np.uint32)]
         return bad
 
 

@@ -41,8 +41,8 @@ class DryRun:
     tokens: int = 4096
     """Tokens of one microbatch on one data rank, about: whole samples are dealt."""
     microbatches: int = 0
-    """Microbatches of the step; 0 takes the fewest that fill a rank's places. Each more adds its samples and, in a
-    pipeline, the buffers that torch's stages keep to receive it."""
+    """Microbatches of the step; 0 takes the fewest that fill a rank's places with gradients begun. Each more adds its
+    samples only."""
     recompute: Literal["layers", "none"] = "layers"
     """Computed again in the backward, where --layout names axes; auto chooses."""
     members: int = 0

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from hagane.cli.table import print_table
-from hagane.console.draw import short_count
 from hagane.terms import ConfigError
+from hagane.terms.amount import short_count
 
 if TYPE_CHECKING:
     from hagane.plan.scaling_band import Interval

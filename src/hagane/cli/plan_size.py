@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from hagane.terms import ConfigError, Embodiment, load_toml
+from hagane.terms.amount import long_count
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def main(argv: list[str]) -> int:
     print(f"size {args.size}: {widths.layers} layers, d {widths.d_model}, {experts}; {len(embodiments)} embodiments\n")
     for part, n in count.parts.items():
         print(f"  {part:<16} {n:>22,}  {n / count.total:7.2%}")
-    print(f"  {'total':<16} {count.total:>22,}  {human(count.total)}")
-    print(f"  {'active a token':<16} {count.active:>22,}  {human(count.active)}\n")
+    print(f"  {'total':<16} {count.total:>22,}  {long_count(count.total)}")
+    print(f"  {'active a token':<16} {count.active:>22,}  {long_count(count.active)}\n")
     for owner, n in count.owners.items():
         held = config.experts.get(owner, 0)
         print(f"  {owner:<16} {n:>22,}  {n / count.total:7.2%}  {held} experts a layer")
@@ -67,11 +68,3 @@ def own_worlds() -> tuple[Embodiment, ...]:
 
     folder = Path(hagane.worlds.__file__).parent
     return tuple(load_toml(folder / f"{name}.toml", Embodiment) for name in ("arm", "mill", "road"))
-
-
-def human(n: int) -> str:
-    """1043000000000 -> "1.043 T"."""
-    for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
-        if n >= scale:
-            return f"{n / scale:.3f} {unit}"
-    return f"{n:,}"

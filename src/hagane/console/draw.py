@@ -35,14 +35,6 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def short_count(n: float) -> str:
-    """A large count in three digits: 1830368 is 1.83M, 4.1e12 is 4.1T."""
-    for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if n >= 0.9995 * scale:
-            return f"{n / scale:.3g}{unit}"
-    return f"{n:.3g}"
-
-
 def span(values: Iterable[float]) -> tuple[float, float]:
     """A range that holds all finite values, with a little air; never empty."""
     found = [v for v in values if math.isfinite(v)]

@@ -11,7 +11,7 @@ from hagane.console import plan_rows as rows
 from hagane.console.report import render_page, write_page
 from hagane.plan.rates import lines_of
 from hagane.plan.run import RunPlan, sweep, yen
-from hagane.plan.tokens import words
+from hagane.terms.amount import floor_count
 
 STYLES = ("report.css", "plan.css")
 
@@ -65,7 +65,7 @@ def _context(plan: RunPlan) -> Mapping[str, Any]:
         "plan": plan,
         "number_like": number_like,
         "head": rows.headline(plan),
-        "tokens": words(plan.request.tokens),
+        "tokens": floor_count(plan.request.tokens),
         "cost": yen(plan.cost.total_yen),
         "mfu": f"{step.mfu(gpu, plan.request.precision):.1%}",
         "step": segments({rows.STEP_WORDS[k]: v for k, v in parts.items()}, step.seconds, "s"),

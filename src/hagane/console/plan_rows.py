@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from hagane.plan.programme import Programme
 from hagane.plan.rates import gpu_named
 from hagane.plan.run import RunPlan, Sweep, yen
-from hagane.plan.tokens import Account, words
+from hagane.plan.tokens import Account
+from hagane.terms.amount import floor_count
 
 
 def headline(plan: RunPlan) -> list[str]:
@@ -17,7 +18,7 @@ def headline(plan: RunPlan) -> list[str]:
     mfu = step.mfu(q.gpu, q.precision)
     held, pledged = plan.account.share("held"), plan.account.share("pledged")
     return [
-        f"size {q.size} ({plan.shape.total / 1e9:,.1f} B parameters) on {words(q.tokens)} tokens, "
+        f"size {q.size} ({plan.shape.total / 1e9:,.1f} B parameters) on {floor_count(q.tokens)} tokens, "
         f"{q.gpus:,} x {q.gpu.name}, {q.precision}",
         f"layout ({best.setup.layout}): {step.seconds:.2f} s a step of {step.tokens / 1e6:.1f} M tokens, "
         f"{step.tokens_s_gpu:,.0f} tokens/s and {step.tokens_s_gpu * step.model_flops / 1e12:,.0f} TFLOP/s a GPU, "
@@ -27,7 +28,7 @@ def headline(plan: RunPlan) -> list[str]:
         f"{plan.goodput.every_s / 60:.0f} min, goodput {plan.goodput.share:.1%}",
         f"{cost.gpu_hours / 1e6:,.2f} M GPU hours, {cost.energy_mwh:,.0f} MWh, {yen(cost.total_yen)} "
         f"(hardware {yen(cost.hardware_yen)}, housing {yen(cost.site_yen)}, energy {yen(cost.energy_yen)})",
-        f"tokens named: {words(plan.account.tokens)}; held {held:.0%}, pledged {pledged:.0%}, assumed "
+        f"tokens named: {floor_count(plan.account.tokens)}; held {held:.0%}, pledged {pledged:.0%}, assumed "
         f"{plan.account.share('assumed'):.0%}",
         "an estimate: rates of published stacks and data sheets; no GPU figure of our own engine is behind it yet\n",
     ]
@@ -127,11 +128,11 @@ def source_rows(account: Account) -> list[tuple[str, ...]]:
                 s.purpose,
                 f"{c.hours:,.0f}",
                 f"{c.sample_tokens:,}",
-                words(c.tokens),
+                floor_count(c.tokens),
                 proof,
             )
         )
-    return [*rows, ("in all", "", "", "", "", "", words(account.tokens), "")]
+    return [*rows, ("in all", "", "", "", "", "", floor_count(account.tokens), "")]
 
 
 def money_rows(plan: RunPlan) -> list[tuple[str, str]]:
@@ -202,7 +203,7 @@ def milestone_rows(programme: Programme) -> Iterator[tuple[str, ...]]:
         yield (
             m.milestone.name,
             q.size,
-            words(q.tokens),
+            floor_count(q.tokens),
             f"{q.gpus:,} x {q.gpu.name}",
             f"{m.start}",
             f"{m.main_start}, {m.plan.days:,.1f} days",
@@ -235,8 +236,8 @@ def token_rows(programme: Programme) -> list[tuple[str, ...]]:
     years = programme.scenario.years
     names = [d.dataset for d in programme.scenario.data]
     held = {y: {c.source.dataset: c.tokens for c in programme.hours[y].counted} for y in years}
-    rows = [(n, *(words(held[y].get(n, 0.0)) for y in years)) for n in names]
-    return [*rows, ("in all", *(words(programme.hours[y].tokens) for y in years))]
+    rows = [(n, *(floor_count(held[y].get(n, 0.0)) for y in years)) for n in names]
+    return [*rows, ("in all", *(floor_count(programme.hours[y].tokens) for y in years))]
 
 
 def billions(amount: float) -> str:

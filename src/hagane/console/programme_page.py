@@ -13,7 +13,7 @@ from hagane.console.plan_page import STYLES, Segment, number_like, segments
 from hagane.console.report import render_page, write_page
 from hagane.plan.cost import fiscal_start
 from hagane.plan.programme import Programme, Reached
-from hagane.plan.tokens import words
+from hagane.terms.amount import floor_count
 
 MILESTONES_JA = (
     *("目標", "規模", "トークン", "計算機", "試行開始"),
@@ -88,7 +88,7 @@ def _context(programme: Programme) -> Mapping[str, Any]:
         "total": rows.billions(programme.total),
         "budget": rows.billions(programme.budget),
         "unspent": rows.billions(programme.budget - programme.total),
-        "last_tokens": words(programme.hours[scenario.years[-1]].tokens),
+        "last_tokens": floor_count(programme.hours[scenario.years[-1]].tokens),
         "not_held": f"{assumed:.0%}",
         "milestones": (rows.MILESTONE_HEAD, list(rows.milestone_rows(programme))),
         "machines": (rows.MACHINE_HEAD, list(rows.machine_rows(programme))),

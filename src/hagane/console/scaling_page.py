@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
-from hagane.console.draw import short_count
 from hagane.console.plot import Axis, Curve, Dots, Region, draw
 from hagane.console.report import render_page, write_page
+from hagane.terms.amount import short_count
 
 if TYPE_CHECKING:
     from hagane.plan.scaling_band import Interval

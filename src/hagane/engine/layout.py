@@ -81,6 +81,8 @@ class Compute:
     """Order of a pipeline's forwards and backwards; interleaved gives every rank two stages."""
     recompute: bool = False
     """Compute trunk layers again in the backward instead of keeping their activations."""
+    regather: bool = False
+    """In a pipeline, gather a stage's sharded weights for every microbatch instead of keeping them for the step."""
     compile: bool = False
     """Compile attention, experts' activations and tower layers with torch.compile."""
 

@@ -61,7 +61,7 @@ def parallelize(
     work = Work()
     stages = [Stage(model, i, layout.pp * len(held), work, shares) for i in held] if layout.pp > 1 else []
     if is_sharded(mesh, precision):
-        shard(model, stages or [model], mesh, precision)
+        shard(model, stages or [model], mesh, precision, kept=layout.pp > 1 and not compute.regather)
     return stages
 
 
@@ -124,8 +124,14 @@ def contexts(moe: MoE) -> tuple[Any, Any]:
     return nullcontext(), uncounted(moe)
 
 
-def shard(model: Generalist, roots: Sequence[nn.Module], mesh: Mesh, precision: Precision) -> None:
-    """FSDP2 around experts, layers and the rest under each root; HSDP where there are copies."""
+def shard(
+    model: Generalist, roots: Sequence[nn.Module], mesh: Mesh, precision: Precision, *, kept: bool = False
+) -> None:
+    """FSDP2 around experts, layers and the rest under each root; HSDP where there are copies.
+
+    A layer's weights are let go after every pass; or `kept` from the step's first forward to its last backward, which
+    under torch's pipeline stages (they let nothing go after a backward) gathers once a step, not once a microbatch.
+    """
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if precision == "bf16" else None, reduce_dtype=torch.float32
     )
@@ -134,7 +140,13 @@ def shard(model: Generalist, roots: Sequence[nn.Module], mesh: Mesh, precision: 
 
     def apply(module: Any, on: DeviceMesh) -> None:
         n = on.size(-1)
-        fully_shard(module, mesh=on, mp_policy=policy, shard_placement_fn=lambda p: Shard(shard_dim(names[p], p, n)))
+        fully_shard(
+            module,
+            mesh=on,
+            reshard_after_forward=False if kept else None,
+            mp_policy=policy,
+            shard_placement_fn=lambda p: Shard(shard_dim(names[p], p, n)),
+        )
 
     for layer in model.trunk.blocks:
         if mesh.layout.tp > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +18,8 @@ class ModelConfig:
     """Shape of a generalist; saved with every checkpoint.
 
     Raises:
-        ConfigError: no embodiment, two of one name, or experts that do not add up to the size's.
+        ConfigError: no embodiment, two of one name, experts that do not add up to the size's, or an owner whose name
+            cannot be that of a file.
     """
 
     size: str
@@ -40,6 +42,9 @@ class ModelConfig:
         total = sum(self.experts.values())
         if total != self.widths.experts or any(n < 0 for n in self.experts.values()):
             raise ConfigError(f"owners' experts add up to {total}; size {self.size} has {self.widths.experts} a layer")
+        if odd := sorted(owner for owner in self.experts if not re.fullmatch(r"[\w-]+", owner)):
+            # files of weights carry their owner's name, up to the first dot
+            raise ConfigError(f"owner {odd[0]!r} cannot be a file's name", next_step="use letters, digits, - and _")
         for e in self.embodiments:
             if not any(self.experts.get(owner, 0) for owner in e.permitted_owners):
                 raise ConfigError(f"embodiment {e.name!r} is permitted no expert", next_step="give its owner one")

@@ -32,6 +32,7 @@ from hagane.model.weights import (
     load_config,
     manifest_id,
     manifest_of,
+    names_in,
     parse_manifest,
     served_files,
     served_state,
@@ -78,7 +79,7 @@ def export_weights(checkpoint: Path, out: Path, file_bytes: int = 4 * 2**30) -> 
         (making / INDEX).write_text(text, "utf-8")
         made = finished(making, manifest)
         making.rename(out)
-    except OSError:
+    except BaseException:
         shutil.rmtree(making, ignore_errors=True)
         raise
     return made
@@ -86,7 +87,7 @@ def export_weights(checkpoint: Path, out: Path, file_bytes: int = 4 * 2**30) -> 
 
 def finished(folder: Path, source: Manifest) -> Manifest:
     """Digest the files of an export and write its manifest."""
-    files = {p.name: digest_file(p) for p in sorted(folder.iterdir()) if p.name != MANIFEST}
+    files = {name: digest_file(folder / name) for name in sorted(names_in(folder))}
     blank = replace(source, files=files, source=source.id)
     made = replace(blank, id=manifest_id(asdict(blank)))
     with (folder / MANIFEST).open("w") as f:

@@ -115,15 +115,19 @@ def manifest_of(checkpoint: Path) -> Manifest:
         raise CorruptError(
             "the manifest was changed", where=str(checkpoint / MANIFEST), next_step="use another checkpoint"
         )
-    found = [*checkpoint.rglob("*.safetensors"), checkpoint / "model.toml", checkpoint / INDEX]
-    here = {p.relative_to(checkpoint).as_posix() for p in found if p.is_file()}
-    for name in sorted(set(manifest.files) ^ here):
+    for name in sorted(set(manifest.files) ^ names_in(checkpoint)):
         raise CorruptError(
             "is missing" if name in manifest.files else "is not named by the manifest",
             where=str(checkpoint / name),
             next_step="use another checkpoint of the run, or copy this one again from its source",
         )
     return manifest
+
+
+def names_in(checkpoint: Path) -> set[str]:
+    """Names of the files that a manifest names, as they are in a folder; what else lies there is none of ours."""
+    found = [*checkpoint.rglob("*.safetensors"), checkpoint / "model.toml", checkpoint / INDEX]
+    return {p.relative_to(checkpoint).as_posix() for p in found if p.is_file()}
 
 
 def verify_files(checkpoint: Path, manifest: Manifest, names: Iterable[str]) -> None:

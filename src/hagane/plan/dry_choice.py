@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 from hagane.engine.layout import Compute, Layout
 from hagane.model import ModelConfig
-from hagane.plan.consortium import deal
+from hagane.model.packing import pack
+from hagane.plan.consortium import Reading, deal
 from hagane.plan.dry import Question
 from hagane.plan.rates import Assumptions, Gpu
-from hagane.plan.roofline import estimate_step
 from hagane.plan.routing import plan_routing
-from hagane.plan.search import Choice, Problem, nearest_that_fit, search
-from hagane.plan.shape import shape_of
+from hagane.plan.search import Choice, Problem, choices_of, nearest_that_fit, search
+from hagane.plan.work import shape_of
 from hagane.terms import ConfigError
 
 LOOKED_AT = 16
@@ -45,8 +45,17 @@ class Wish:
         training = replace(self.assumed.training, microbatch_tokens=max(reading.tokens))
         links = replace(self.assumed.links, imbalance=self.imbalance)
         assumed = replace(self.assumed, training=training, links=links)
-        shape = shape_of(self.config, sum(lengths) / len(lengths))
+        row, padding = packed_rows(self.config, reading)
+        shape = replace(shape_of(self.config, sum(lengths) / len(lengths)), row=row, padding=padding)
         return Problem(shape, self.config.widths, self.gpus, self.gpu, "bf16", assumed)
+
+
+def packed_rows(config: ModelConfig, reading: Reading) -> tuple[int, float]:
+    """Places of a packed row, and of all rows over the tokens in them, of the data rank with the most tokens."""
+    samples = {row: n for row, n in reading.samples[reading.tokens.index(max(reading.tokens))].items() if n}
+    lengths = tuple(reading.lengths[row] for row in samples)
+    packing = pack(tuple(samples.values()), lengths, config.widths.pack_tokens)
+    return packing.tokens, packing.rows * packing.tokens / max(reading.tokens)
 
 
 def gated_imbalance(config: ModelConfig, layout: Layout, tokens: int, imbalance: float) -> float:
@@ -64,35 +73,36 @@ def candidates(wish: Wish) -> list[Choice]:
     problem = wish.problem
     first: dict[Layout, Choice] = {}
     for choice in search(problem):
-        # what the closed form says of kept activations is below what torch's stages were seen to keep
-        if choice.setup.recompute == "layers":
-            first.setdefault(choice.setup.layout, choice)
+        first.setdefault(choice.setup.layout, choice)
         if len(first) == LOOKED_AT:
             break
-    again = []
-    for layout, choice in first.items():
-        links = replace(
-            problem.assumed.links, imbalance=gated_imbalance(wish.config, layout, wish.tokens, wish.imbalance)
-        )
-        step = estimate_step(problem.shape, choice.setup, wish.gpu, replace(problem.assumed, links=links))
-        again.append(replace(choice, step=step))
-    return sorted(again, key=lambda c: -c.step.tokens_s_gpu)
+    again: list[Choice] = []
+    for layout in first:
+        gated = gated_imbalance(wish.config, layout, wish.tokens, wish.imbalance)
+        assumed = replace(problem.assumed, links=replace(problem.assumed.links, imbalance=gated))
+        again += choices_of(replace(problem, assumed=assumed), layout)[:1]
+    return sorted(again or first.values(), key=lambda c: -c.step.tokens_s_gpu)
 
 
 def questions(wish: Wish) -> Iterator[Question]:
     """Dry runs worth trying, best first."""
     for choice in candidates(wish):
-        compute = Compute(schedule="interleaved" if choice.setup.virtual > 1 else "1f1b", recompute=True)
+        setup = choice.setup
+        compute = Compute(
+            schedule="interleaved" if setup.virtual > 1 else "1f1b",
+            recompute=setup.recompute == "layers",
+            regather=setup.gather == "microbatch",
+        )
         yield Question(wish.config, choice.setup.layout, compute, tokens=wish.tokens, imbalance=wish.imbalance)
 
 
 def least_microbatches(layout: Layout, stage: int) -> int:
-    """As many as fill a pipeline rank's places; each more adds only its samples and its buffers to receive.
+    """As many as fill a pipeline rank's places; each more adds only its samples.
 
-    A stage holds the most when all its places are taken and gradients have begun to add up. The first stage has a place
-    a stage, so that takes more microbatches than there are stages.
+    A stage holds the most when all its places are taken and gradients have begun to add up. The first stage, or the
+    only one, has a place a stage, so that takes more microbatches than there are stages.
     """
-    return layout.pp if stage or layout.pp == 1 else 2 * layout.pp
+    return layout.pp if stage else 2 * layout.pp
 
 
 def instead(wish: Wish, layout: Layout) -> str:

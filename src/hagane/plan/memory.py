@@ -73,6 +73,8 @@ def rank_memory(shape: Shape, setup: Setup, training: Training, *, imbalance: fl
     if setup.sharding == "weights" and setup.gather == "pass":
         # the unsharded gradients of one layer live until they are scattered
         gathered, gradients = BF16 * working, FP32 * own + FP32 * max(local, local_dense)
+    elif setup.sharding == "weights" and setup.gather == "microbatch":
+        gathered = BF16 * min(used, working + ends)
     return Memory(
         weights=weights,
         gathered=gathered,
@@ -94,27 +96,41 @@ def worst_memory(shape: Shape, setup: Setup, training: Training, *, imbalance: f
 def layer_activation_bytes(shape: Shape, setup: Setup, imbalance: float, *, dense: bool) -> float:
     """Bytes that one layer keeps for the backward for one token of a rank, without recomputation.
 
-    bf16 inputs of every product and kernel: residual, its norm, queries, keys, values, the core's output, residual and
-    norm of the feed-forward; then gate, up and their product for every expert reached, and its input and output.
+    Numbers of bf16. Latent attention, which is not ours, as stacks with fused kernels keep it: inputs of every product
+    and kernel. Ours is what autograd keeps of `model.attention` and `model.moe`: residual and norm twice; queries and
+    keys before their norm and before they are turned; the packed row, and keys and values once more for every head; the
+    core's output, packed and flat; the row's mask; the router's scores (fp32). Then for every row that reaches an
+    expert its input and, of the hidden layer, gate, value, activated gate and their product; for every row sent its
+    result.
     """
-    d = shape.d_model
-    up = 0 if setup.recompute == "up" and shape.kv_rank else shape.qkv_width
-    numbers = 4.0 * d + up + shape.q_rank + shape.kv_rank + shape.heads * shape.v_dim
+    d, out, t = shape.d_model, shape.heads * shape.v_dim, setup.layout.tp
+    q, k, v = shape.heads * shape.qk_dim, shape.kv_heads * shape.qk_dim, shape.kv_heads * shape.v_dim
+    if shape.kv_rank:
+        up = 0 if setup.recompute == "up" else shape.qkv_width
+        numbers, hidden, sent = 4.0 * d + up + shape.q_rank + shape.kv_rank + out, 3, d
+    else:
+        # around attention tp ranks hold each other's tokens; the mask is that of all their tokens
+        numbers = (3.0 + t) * d + 2 * (q + k) + out + shape.padding * (2 * q + k + v + 2 * out)
+        numbers += shape.padding * shape.row * t * setup.layout.cp + 2 * shape.experts
+        hidden, sent = 4, d
     if dense:
-        return BF16 * (numbers + 3 * shape.dense_ffn)
+        return BF16 * (numbers + hidden * shape.dense_ffn)
     reached = shape.top_k * imbalance
-    return BF16 * (numbers + reached * (2 * d + 3 * shape.expert_ffn) + 3 * shape.shared * shape.expert_ffn)
+    routed = shape.top_k * sent + reached * (d + hidden * shape.expert_ffn)
+    return BF16 * (numbers + routed + hidden * shape.shared * shape.expert_ffn)
 
 
 def in_flight(setup: Setup, microbatches: int, stage: int) -> float:
-    """Microbatches whose activations a stage holds at once: pp - stage for 1F1B; interleaving holds
-    1 + (pp - 1) / (pp x virtual) times as many (Korthikanti et al. 2022, arXiv 2205.05198); DualPipe holds pp + 1."""
+    """Microbatches whose activations a rank holds at once: pp - stage for 1F1B, pp + 1 for DualPipe.
+
+    Interleaving begins with (virtual - 1) pp + 2 (pp - 1 - stage) forwards of one part of the trunk each (Narayanan et
+    al. 2021, arXiv 2104.04473, as in torch's schedule), and holds one more.
+    """
     pp = setup.layout.pp
     if setup.schedule == "dualpipe":
         return min(pp + 1, microbatches)
-    held = float(pp - stage)
-    if setup.virtual > 1:
-        held *= 1 + (pp - 1) / (pp * setup.virtual)
+    parts = (setup.virtual - 1) * pp + 2 * (pp - 1 - stage) + 1
+    held = parts / setup.virtual if setup.virtual > 1 else float(pp - stage)
     return min(held, microbatches)
 
 

@@ -43,9 +43,9 @@ class Setup:
     sharding: Sharding = "weights"
     """What data-parallel ranks share: weights, gradients and optimiser (FSDP), or the optimiser alone (ZeRO-1)."""
     gather: Gather = "pass"
-    """FSDP: weights are gathered for every pass and let go, gradients scattered after every backward ("pass": without a
-    pipeline); gathered once a microbatch, and a stage's whole weights and gradient sums are kept ("microbatch": torch's
-    pipeline stages over FSDP2); or gathered and scattered once a step ("step": not in our engine)."""
+    """FSDP: weights are gathered for every pass and let go, gradients scattered after every backward ("pass": without
+    a pipeline). In one, a stage keeps whole gradient sums and scatters them once a step; its weights are gathered once
+    a step ("step"), or once a microbatch ("microbatch": `Compute.regather`): fewer are whole when most is kept."""
     dealing: Dealing = "even"
     """Layers of a pipeline's parts: as even as it goes (ours), or full parts first and the rest to the last one."""
     schedule: Schedule = "1f1b"
@@ -224,8 +224,9 @@ def _tensor_s(wire: Wire, shape: Shape, layout: Layout, tokens: float) -> float:
         size = BF16 * shape.d_model * tokens * layout.tp
         seconds += 2 * blocks * wire.gather_s(size, layout.tp, 1)
     if layout.cp > 1:
-        size = BF16 * (shape.qkv_width + shape.heads * shape.v_dim) * tokens / layout.tp
-        seconds += wire.gather_s(size, layout.cp, layout.tp)
+        # tp has gathered tokens and cut heads by the same factor
+        size = BF16 * (shape.qkv_width + shape.heads * shape.v_dim) * tokens
+        seconds += wire.swap_s(size, layout.cp, layout.tp)
     return seconds
 
 

@@ -12,9 +12,11 @@ from hagane.plan.cost import Cost, add_days, by_fiscal_year, run_cost
 from hagane.plan.goodput import Goodput, estimate_goodput
 from hagane.plan.rates import Assumptions, Gpu, Precision
 from hagane.plan.search import Choice, Problem, choose, search
-from hagane.plan.shape import Shape, shape_of
-from hagane.plan.tokens import Account, require, words
+from hagane.plan.shape import Shape
+from hagane.plan.tokens import Account, require
+from hagane.plan.work import shape_of
 from hagane.terms import ConfigError
+from hagane.terms.amount import floor_count
 
 SHOWN = 5
 """Layouts that are kept beside the best."""
@@ -178,7 +180,7 @@ def require_budget(plan: RunPlan, budget_yen: float) -> None:
         raise ConfigError(
             f"the run costs {yen(cost)}; the budget of {yen(budget_yen)} lacks {yen(cost - budget_yen)}",
             where="--budget",
-            next_step=f"it pays for {words(enough)} tokens on this machine; or use another --gpu or --precision",
+            next_step=f"it pays for {floor_count(enough)} tokens on this machine; or use another --gpu or --precision",
         )
 
 

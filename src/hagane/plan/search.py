@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -22,7 +22,11 @@ MOST = 65_536
 """GPUs up to which a refusal looks for a number that is enough."""
 MOST_BATCH = 1.25
 """A step may have so many times the tokens that were asked for, where microbatches do not divide."""
+LEAST_TOKENS = 512
+"""Tokens of a microbatch that a rank has at least where the sequence is cut: fewer make products too small."""
 RECOMPUTES: tuple[Recompute, ...] = ("none", "layers")
+GATHERS: tuple[Gather, ...] = ("step", "microbatch")
+"""What a pipeline's stages can do with sharded weights."""
 VIRTUALS = (1, 2)
 """Parts of the trunk a pipeline rank: what the engine's schedules give."""
 
@@ -56,6 +60,10 @@ class Problem:
     assumed: Assumptions
     """Rates."""
 
+    def layouts(self) -> Iterator[Layout]:
+        """Layouts that are searched."""
+        return layouts(self.gpus, self.size, self.gpu.domain, self.assumed.training.microbatch_tokens)
+
     @property
     def room(self) -> float:
         """Bytes of a GPU that a plan may fill."""
@@ -69,7 +77,10 @@ def search(problem: Problem) -> list[Choice]:
         ConfigError: the number of GPUs is impossible, or nothing fits; the message names a number that is enough.
     """
     check_count(problem.gpus)
-    found = list(_choices(problem, layouts(problem.gpus, problem.size, problem.gpu.domain)))
+    among = list(problem.layouts())
+    found = list(_choices(problem, among))
+    if not found and not any(fills(problem, layout) for layout in among):
+        raise too_small(problem, problem.gpus)
     if not found:
         enough = _enough(problem)
         what = f"size {problem.shape.name} does not fit {problem.gpus:,} x {problem.gpu.name} with any layout"
@@ -89,7 +100,9 @@ def choose(problem: Problem, layout: Layout) -> list[Choice]:
     odd = misfit(layout, problem.size)
     if layout.ranks != problem.gpus:
         odd = f"it has {layout.ranks:,} ranks, not {problem.gpus:,}"
-    found = [] if odd else sorted(_choices(problem, [layout]), key=lambda c: -c.step.tokens_s_gpu)
+    if not odd and not fills(problem, layout):
+        raise too_small(problem, layout.pp * layout.data_ranks)
+    found = [] if odd else choices_of(problem, layout)
     if found:
         return found
     if not odd:
@@ -97,6 +110,11 @@ def choose(problem: Problem, layout: Layout) -> list[Choice]:
         odd = f"it needs {least.total / 2**30:.0f} GiB a GPU; {problem.room / 2**30:.0f} GiB may be used"
     near = nearest_that_fit(problem, layout)
     raise ConfigError(odd, where=f"layout ({layout})", next_step=f"nearest that fit: {near}")
+
+
+def choices_of(problem: Problem, layout: Layout) -> list[Choice]:
+    """The setups of one layout that fit the memory, fastest first; empty for none."""
+    return sorted(_choices(problem, [layout]), key=lambda c: -c.step.tokens_s_gpu)
 
 
 def nearest_that_fit(problem: Problem, layout: Layout) -> str:
@@ -156,27 +174,49 @@ def check_count(gpus: int) -> None:
     )
 
 
-def layouts(gpus: int, size: Size, domain: int) -> Iterator[Layout]:
-    """Layouts of so many GPUs whose axes divide the model, tensor parallelism within an NVLink domain.
+def layouts(gpus: int, size: Size, domain: int, tokens: int = 4096) -> Iterator[Layout]:
+    """Layouts of so many GPUs whose axes divide the model, those that share tokens within an NVLink domain.
 
-    Samples are far shorter than a packed row, so the sequence is never cut here (cp = 1); one given by hand may be.
+    Args:
+        gpus: ranks.
+        size: widths of the model.
+        domain: GPUs of an NVLink domain.
+        tokens: of a microbatch; with cp a rank keeps `LEAST_TOKENS` of them.
     """
-    for pp, tp in product(divisors(gpus), divisors(size.kv_heads)):
-        if gpus % (pp * tp) or tp > domain:
+    for pp, cp, tp in product(divisors(gpus), divisors(size.kv_heads), divisors(size.kv_heads)):
+        together = cp * tp
+        if gpus % (pp * together) or together > domain or (cp > 1 and tokens < LEAST_TOKENS * together):
             continue
-        data = gpus // (pp * tp)
+        data = gpus // (pp * together)
         for shard in divisors(data):
-            for ep in divisors(shard * tp):
-                layout = Layout(pp=pp, dp_replicate=data // shard, dp_shard=shard, tp=tp, ep=ep)
+            for ep in divisors(shard * together):
+                layout = Layout(pp=pp, dp_replicate=data // shard, dp_shard=shard, cp=cp, tp=tp, ep=ep)
                 if not misfit(layout, size):
                     yield layout
 
 
+def fills(problem: Problem, layout: Layout) -> bool:
+    """Whether a step has a microbatch for every stage of every pipeline."""
+    training = problem.assumed.training
+    return layout.pp * layout.data_ranks * training.microbatch_tokens <= MOST_BATCH * training.batch_tokens
+
+
+def too_small(problem: Problem, microbatches: int) -> ConfigError:
+    """The refusal of a batch that leaves ranks without work."""
+    training = problem.assumed.training
+    return ConfigError(
+        f"a step of {training.batch_tokens:,} tokens has no microbatch of {training.microbatch_tokens:,} for each of "
+        f"{microbatches:,} pipeline stages",
+        next_step="use fewer GPUs, more cp or tp, or a larger training.batch_tokens in the file for --assume",
+    )
+
+
 def _setups(problem: Problem, layout: Layout) -> Iterator[Setup]:
     """How our engine can run a step on a layout."""
-    for recompute, virtual in product(RECOMPUTES, VIRTUALS if layout.pp > 1 else (1,)):
+    piped = layout.pp > 1
+    gathers: tuple[Gather, ...] = GATHERS if piped else ("pass",)
+    for recompute, virtual, gather in product(RECOMPUTES, VIRTUALS if piped else (1,), gathers):
         if layout.pp * virtual <= problem.size.layers:
-            gather: Gather = "pass" if layout.pp == 1 else "microbatch"
             yield Setup(layout, virtual, problem.precision, recompute, "weights", gather)
 
 
@@ -184,11 +224,9 @@ def _memory(problem: Problem, setup: Setup) -> Memory:
     return worst_memory(problem.shape, setup, problem.assumed.training, imbalance=problem.assumed.links.imbalance)
 
 
-def _choices(problem: Problem, among: Iterator[Layout] | list[Layout]) -> Iterator[Choice]:
-    training = problem.assumed.training
+def _choices(problem: Problem, among: Iterable[Layout]) -> Iterator[Choice]:
     for layout in among:
-        # a pipeline works off at least a microbatch a stage
-        if layout.pp * layout.data_ranks * training.microbatch_tokens > MOST_BATCH * training.batch_tokens:
+        if not fills(problem, layout):
             continue
         for setup in _setups(problem, layout):
             memory = _memory(problem, setup)
@@ -201,7 +239,7 @@ def _enough(problem: Problem) -> int:
     n = NODE
     while n <= MOST:
         more = replace(problem, gpus=n)
-        if n > problem.gpus and next(_choices(more, layouts(n, problem.size, problem.gpu.domain)), None):
+        if n > problem.gpus and next(_choices(more, more.layouts()), None):
             return n
         n *= 2
     return 0

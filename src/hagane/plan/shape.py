@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from hagane.model import ModelConfig
 from hagane.model.slots import sample_layouts
-from hagane.plan.count import closed_form
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,10 @@ class Shape:
     """Tokens of one packed row."""
     span: float = 0.0
     """Keys that a query looks at on average; 0 is causal attention over the row: half of it."""
+    row: int = 0
+    """Places of a packed row whose attention has a mask; 0 has none."""
+    padding: float = 1.0
+    """Places of packed rows over the tokens in them."""
     other_params: int = 0
     """Parameters beside all this: adapters, action tower."""
     other_flops: float = 0.0
@@ -120,14 +123,28 @@ class Shape:
 
     @cached_property
     def core_flops(self) -> float:
-        """Forward FLOPs of one token in one layer's attention core: scores and weighted values."""
-        return 2 * self.keys * self.heads * (self.qk_dim + self.v_dim)
+        """Forward FLOPs of one token in one layer's attention core."""
+        return self.keys * self.key_flops
+
+    @cached_property
+    def key_flops(self) -> int:
+        """Forward FLOPs of one token in one layer's attention core for each key it meets: score and weighted value."""
+        return 2 * self.heads * (self.qk_dim + self.v_dim)
+
+    def layer_parts(self, *, dense: bool) -> dict[str, int]:
+        """Forward FLOPs of one token in the products of one layer, by part."""
+        projections = {"projections": 2 * self.attention_params}
+        if dense:
+            return projections | {"dense": 2 * self.dense_ffn_params}
+        return projections | {
+            "router": 2 * self.experts * self.d_model,
+            "shared experts": 2 * self.shared * self.expert_params,
+            "routed experts": 2 * self.top_k * self.expert_params,
+        }
 
     def layer_flops(self, *, dense: bool) -> float:
         """Forward FLOPs of one token in one layer, attention core included."""
-        ffn = self.dense_ffn_params if dense else (self.top_k + self.shared) * self.expert_params
-        router = 0 if dense else self.experts * self.d_model
-        return 2.0 * (self.attention_params + ffn + router) + self.core_flops
+        return sum(self.layer_parts(dense=dense).values()) + self.core_flops
 
     @cached_property
     def head_flops(self) -> float:
@@ -145,18 +162,10 @@ class Shape:
         return 3 * (self.dense_layers * dense + self.moe_layers * moe + self.head_flops + self.other_flops)
 
 
-def shape_of(config: ModelConfig, sample_tokens: float) -> Shape:
-    """The shape of one of our models.
-
-    Args:
-        config: the model.
-        sample_tokens: tokens of a sample on average: a token looks at its own sample only, whole.
-    """
+def trunk_of(config: ModelConfig) -> Shape:
+    """The trunk of one of our models; `work.shape_of` adds the rest."""
     w = config.widths
-    # the tower reads every trunk token once (keys and values), and its own layers work on a chunk's actions
-    context = w.tower_layers * 4 * w.d_model * w.tower_d
-    chunk = 2 * config.horizon * w.tower_layers * (6 * w.tower_d**2 + 3 * w.tower_d * w.tower_ffn)
-    shape = Shape(
+    return Shape(
         name=config.size,
         layers=w.layers,
         d_model=w.d_model,
@@ -169,10 +178,7 @@ def shape_of(config: ModelConfig, sample_tokens: float) -> Shape:
         expert_ffn=w.expert_ffn,
         shared=1,
         sequence=max(4096, w.pack_tokens) if w.d_model >= 512 else w.pack_tokens,
-        span=sample_tokens,
-        other_flops=context + chunk / sample_tokens,
     )
-    return replace(shape, other_params=closed_form(config).total - shape.total)
 
 
 def sample_lengths(config: ModelConfig) -> dict[str, int]:

@@ -18,12 +18,12 @@ from hagane.model import make_config
 from hagane.plan.shape import sample_lengths
 from hagane.plan.sources import Source, Status
 from hagane.terms import Channel, ConfigError, Embodiment, load_toml
+from hagane.terms.amount import SCALES, floor_count
 
 JPEG_BYTES_PIXEL = 0.35
 """Bytes of a JPEG (quality 95) a pixel, of camera logs; for sources given in bytes without bytes_per_hour."""
 NUMBER_BYTES = 12
 """Bytes of a logged number with its share of the time stamp."""
-UNITS = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 
 @dataclass(frozen=True)
@@ -106,17 +106,17 @@ def require(account: Account, tokens: float) -> None:
     if tokens > account.tokens * (1 + 1e-9):
         short = tokens - account.tokens
         raise ConfigError(
-            f"the named sources hold {words(account.tokens)} tokens; the budget of {words(tokens)} "
-            f"lacks {words(short)}",
+            f"the named sources hold {floor_count(account.tokens)} tokens; the budget of {floor_count(tokens)} "
+            f"lacks {floor_count(short)}",
             where="--sources",
-            next_step=f"name the sources of the rest, or plan for --tokens {words(account.tokens)}",
+            next_step=f"name the sources of the rest, or plan for --tokens {floor_count(account.tokens)}",
         )
 
 
 def refuse_unnamed(tokens: float) -> ConfigError:
     """The refusal of a token budget without sources."""
     return ConfigError(
-        f"a budget of {words(tokens)} tokens without sources cannot be audited",
+        f"a budget of {floor_count(tokens)} tokens without sources cannot be audited",
         where="--tokens",
         next_step="name them with --sources FILE (owner, data set, hours or bytes, contract, purpose); "
         "examples/plan-sources.toml shows how",
@@ -132,15 +132,7 @@ def parse_amount(text: str, what: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmbt]?)", text.strip().lower().replace(",", "").replace("_", ""))
     if not found or not float(found[1]):
         raise ConfigError(f"{text!r} is no amount", where=what, next_step="write it as 500b or 10t")
-    return float(found[1]) * UNITS.get(found[2], 1.0)
-
-
-def words(tokens: float) -> str:
-    """1.25e13 to "12.5t", rounded down so that what is named exists."""
-    for unit, scale in sorted(UNITS.items(), key=lambda pair: -pair[1]):
-        if tokens >= scale:
-            return f"{int(1000 * tokens / scale) / 1000:g}{unit}"
-    return f"{tokens:.0f}"
+    return float(found[1]) * dict(SCALES).get(found[2], 1.0)
 
 
 def find_embodiment(name: str, folder: Path) -> Embodiment:

@@ -72,6 +72,11 @@ class Wire:
         far = size_bytes * (1 - inside / ranks) / inside / self._far
         return max(near, far) + (ranks / inside - 1) * 1e-6 * self.links.hop_us
 
+    def swap_s(self, size_bytes: float, ranks: int, stride: int) -> float:
+        """An even all-to-all of `size_bytes` on every rank of the group: each sends others' parts by its own link."""
+        inside = min(ranks, max(1, self.gpu.domain // stride))
+        return max(size_bytes * (1 - 1 / ranks) / self._near, size_bytes * (1 - inside / ranks) / self._far)
+
     def dispatch_s(self, shape: Shape, layout: Layout, tokens: float, *, bytes_number: float) -> float:
         """One all-to-all of a layer's tokens to their experts, or back.
 

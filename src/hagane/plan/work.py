@@ -9,13 +9,18 @@ by it; its fused backward makes the scores again: five products for the forward'
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hagane.model import ModelConfig
 from hagane.model.attention import SHORT
 from hagane.model.packing import pack
 from hagane.model.slots import BYTE_WIDTH, DESCRIPTOR, TEXT_BYTES, SampleLayout, Slot, sample_layouts
 from hagane.model.tower import TIME_FEATURES
+from hagane.plan.count import closed_form
+from hagane.plan.shape import Shape, trunk_of
+
+BACKWARD = 2
+"""Backward over forward, where what is useful is counted."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,9 @@ class Share:
     """Rows of tokens that reach the rank's experts, a layer; -1 means top-k times the tokens."""
     recompute: bool = False
     """Trunk layers run forward again in the backward."""
+    packed: bool = True
+    """Attention meets all places of packed rows, as kernels work it off; False counts a sample's own keys, and nothing
+    that does not grow with the samples: what is useful."""
     short_plain: bool = True
     """Attention over few keys is plain matrix products, as on the CPU."""
 
@@ -90,7 +98,7 @@ def step_work(config: ModelConfig, samples: Mapping[int, int], share: Share | No
     present = {row: n for row, n in samples.items() if n}
     own = {row: len(range(share.at, n, share.tp * share.cp)) for row, n in present.items()}
     if share.first:
-        _tokeniser(work, config, layouts, present)
+        _tokeniser(work, config, layouts, present, packed=share.packed)
     _trunk(work, config, layouts, present, share)
     if share.last:
         _tower(work, config, layouts, own, share)
@@ -98,7 +106,9 @@ def step_work(config: ModelConfig, samples: Mapping[int, int], share: Share | No
     return work
 
 
-def _tokeniser(work: Work, config: ModelConfig, layouts: tuple[SampleLayout, ...], samples: Mapping[int, int]) -> None:
+def _tokeniser(
+    work: Work, config: ModelConfig, layouts: tuple[SampleLayout, ...], samples: Mapping[int, int], *, packed: bool
+) -> None:
     w = config.widths
     pixels = config.patch * config.patch * 3
     for row, n in samples.items():
@@ -107,27 +117,26 @@ def _tokeniser(work: Work, config: ModelConfig, layouts: tuple[SampleLayout, ...
             width = pixels if slot.channel.kind == "image" else slot.width
             # the input is data: only the weights get a gradient
             work.add("tokeniser", n * slot.tokens * 2 * width * w.d_model, 1)
-            work.add("tokeniser", 2 * DESCRIPTOR * w.d_model, 1)
+            work.add("tokeniser", 2 * DESCRIPTOR * w.d_model if packed else 0, 1)
 
 
 def _trunk(
     work: Work, config: ModelConfig, layouts: tuple[SampleLayout, ...], samples: Mapping[int, int], share: Share
 ) -> None:
-    w = config.widths
-    layers = w.layers if share.layers < 0 else share.layers
+    w, trunk = config.widths, trunk_of(config)
+    layers, parts = w.layers if share.layers < 0 else share.layers, trunk.layer_parts(dense=False)
     tokens = sum(n * layouts[row].length for row, n in samples.items())
     own = tokens / (share.tp * share.cp)
     received = share.received if share.received >= 0 else tokens * w.top_k
     packing = pack(tuple(samples.values()), tuple(layouts[row].length for row in samples), w.pack_tokens)
-    heads = w.heads * w.head_dim
-    expert = 2 * 3 * w.d_model * w.expert_ffn
-    gathered = tokens / share.cp
-    work.add("projections", layers * gathered * 2 * w.d_model * (2 * heads + 2 * w.kv_heads * w.head_dim) / share.tp)
-    scores = 4 * packing.rows * packing.tokens**2 * heads / (share.tp * share.cp)
-    _attention(work, layers * scores, packing.tokens, share)
-    work.add("router", layers * own * 2 * w.d_model * w.experts)
-    work.add("shared experts", layers * own * expert)
-    work.add("routed experts", layers * received * expert)
+    met = packing.rows * packing.tokens**2
+    if not share.packed:
+        met = sum(n * layouts[row].length ** 2 for row, n in samples.items())
+    work.add("projections", layers * tokens / share.cp * parts["projections"] / share.tp)
+    _attention(work, layers * met * trunk.key_flops / (share.tp * share.cp), packing.tokens, share)
+    work.add("router", layers * own * parts["router"])
+    work.add("shared experts", layers * own * parts["shared experts"])
+    work.add("routed experts", layers * received * parts["routed experts"] / w.top_k)
     if share.recompute:
         # so far the work holds the tokens and the layers: the layers run again
         for part, row in work.parts.items():
@@ -170,3 +179,32 @@ def predicted(slot: Slot, pixels: int) -> int:
 def _attention(work: Work, forward: float, keys: int, share: Share) -> None:
     plain = share.short_plain and keys <= SHORT
     work.add("short attention" if plain else "attention", forward, 2.0 if plain else 2.5)
+
+
+def sample_flops(config: ModelConfig, embodiment: str) -> int:
+    """Useful operations of one training sample, forward and backward (twice the forward: arXiv 2001.08361)."""
+    work = step_work(config, {config.index(embodiment): 1}, Share(packed=False))
+    return (1 + BACKWARD) * sum(row[0] for row in work.parts.values())
+
+
+def data_tokens(layout: SampleLayout) -> int:
+    """Tokens of a sample that carry readings and past actions; prompts and instruction are left out."""
+    return sum(s.tokens for s in layout.slots)
+
+
+def shape_of(config: ModelConfig, sample_tokens: float) -> Shape:
+    """The shape of one of our models.
+
+    Args:
+        config: the model; what is beside its trunk is counted for a sample of each of its machines.
+        sample_tokens: tokens of a sample on average: a token looks at its own sample only, whole.
+    """
+    trunk, layouts = trunk_of(config), sample_layouts(config)
+    beside = step_work(config, {layout.row: 1 for layout in layouts}, Share(layers=0, packed=False))
+    tokens = sum(layout.length for layout in layouts)
+    return replace(
+        trunk,
+        span=sample_tokens,
+        other_params=closed_form(config).total - trunk.total,
+        other_flops=sum(row[0] for row in beside.parts.values()) / tokens,
+    )

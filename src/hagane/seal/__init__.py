@@ -12,7 +12,8 @@ from hagane.seal.contracts import (
 )
 from hagane.seal.countries import COUNTRIES, is_country
 from hagane.seal.entry import Entry, Signer
-from hagane.seal.folder import Keys, OwnKeys, SealedFolder, check_folder, open_folder, seal_folder, unseal_folder
+from hagane.seal.folder import Keys, OwnKeys, SealedFolder, check_folder, open_folder, unseal_folder
+from hagane.seal.folder_write import seal_folder
 from hagane.seal.harden import Hardened, harden
 from hagane.seal.key_life import Erased, Rotated, erase, out_of_reach, rotate
 from hagane.seal.keyring import Keyring, Wrapped

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from msgspec.structs import replace
 
 from hagane.seal.keyring import Keyring, Wrapped
-from hagane.seal.private_files import sync_folder
 from hagane.seal.sealed_file import SealedFile, open_sealed
 from hagane.seal.sealed_list import (
     NAME,
     SUFFIX,
-    VERSION,
-    PlainEntry,
     SealedEntry,
     SealedList,
-    check_path,
     on_disk,
     read_list,
-    write_list,
 )
-from hagane.seal.shard_form import KEY, SHARD
-from hagane.seal.shards import Layout, seal_bytes_to
 from hagane.terms import CorruptError, StoreError, digest_file
 from hagane.terms.files import write_whole
 
@@ -163,68 +154,6 @@ def open_folder(path: Path) -> SealedFolder:
     return SealedFolder(path, read_list(path))
 
 
-def seal_folder(
-    source: Path,
-    target: Path,
-    keyring: Keyring,
-    name: str,
-    owner: str,
-    contract: str,
-    layouts: Mapping[str, Layout] | None = None,
-    plain: Mapping[str, str] | None = None,
-) -> SealedFolder:
-    """Seal every file below a folder into a new one, which is whole or absent. Nothing in `source` changes.
-
-    Links, devices and sockets in `source` are refused, and never followed, so it may have been written by code that is
-    not trusted, once that has ended. Empty folders are not kept.
-
-    Args:
-        source: folder of plaintext.
-        target: folder to make.
-        keyring: gets a wrapping key of that owner and name when it has none.
-        name: data set or run.
-        owner: whose wrapping key.
-        contract: sha256 of the contract that the data lie under, hex.
-        layouts: by path with /; other files are cut into even records of 64 KiB.
-        plain: reason by path, of files that are copied open. Name only files that trusted code wrote.
-
-    Raises:
-        StoreError: the target exists; a link or odd name in `source`; the disk refuses.
-        Refused: the key of that name was erased.
-    """
-    if target.exists() or source.is_symlink():
-        what = "a link, which is not followed" if source.is_symlink() else "the folder exists and is not overwritten"
-        raise StoreError(what, where=str(source if source.is_symlink() else target))
-    keyring.fresh(owner, name)
-    folder_id = os.urandom(16).hex()
-    keyring.enrol(owner, name, folder_id, target.absolute())
-    making = target.with_name(f".{target.name}.sealing-{folder_id[:8]}")
-    files: dict[str, SealedEntry] = {}
-    opened: dict[str, PlainEntry] = {}
-    try:
-        making.mkdir(parents=True)
-        for path, file in _plaintexts(source):
-            if plain and path in plain:
-                opened[path] = _copy(file, _made(making, path, sealed=False), plain[path])
-            else:
-                shard, key = os.urandom(SHARD).hex(), os.urandom(KEY)
-                layout = (layouts or {}).get(path)
-                done = seal_bytes_to(_made(making, path, sealed=True), file, key, shard, contract, layout)
-                wrapped = keyring.wrap(owner, name, key, shard, contract)
-                files[path] = SealedEntry(shard, done.sha256, done.bytes, wrapped.generation, wrapped.data)
-        listed = SealedList(VERSION, folder_id, name, owner, contract, _sorted(files), _sorted(opened))
-        write_list(making, vouched_for(listed, keyring))
-        for folder, _, _ in os.walk(making):
-            sync_folder(Path(folder))
-        making.rename(target)
-        sync_folder(target.parent)
-    except OSError as e:
-        raise StoreError(f"cannot be sealed: {e.strerror}", where=str(e.filename or target)) from None
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
-    return open_folder(target)
-
-
 def vouched_for(listed: SealedList, keyring: Keyring) -> SealedList:
     """The list with a proof of the newest wrapping key.
 
@@ -251,7 +180,7 @@ def unseal_folder(source: Path, target: Path, keys: Keyring | Keys) -> None:
     try:
         target.mkdir(parents=True, mode=0o700)
         for path in folder.files:
-            write_whole(_made(target, path, sealed=False), folder._blocks(path, given))
+            write_whole(made(target, path, sealed=False), folder._blocks(path, given))
         whole = True
     except OSError as e:
         raise StoreError(f"cannot be unsealed: {e.strerror}", where=str(e.filename or target)) from None
@@ -284,50 +213,15 @@ def check_folder(path: Path) -> SealedFolder:
     return folder
 
 
-def _plaintexts(source: Path) -> Iterator[tuple[str, BinaryIO]]:
-    """Path and open file of everything below a folder, in order; no link is followed at any depth."""
-    for top, folders, names, fd in os.fwalk(source, follow_symlinks=False, onerror=_raise):
-        folders.sort()
-        for name in sorted((*folders, *names)):
-            path = check_path((Path(top) / name).relative_to(source).as_posix())
-            mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
-            if stat.S_ISDIR(mode):
-                continue
-            if not stat.S_ISREG(mode):
-                raise StoreError(f"neither file nor folder (a link?): {path!a}", where=str(source))
-            with open(name, "rb", opener=_opener(fd)) as file:
-                yield path, file
+def made(folder: Path, path: str, *, sealed: bool) -> Path:
+    """Where a listed file lies, its folders made.
 
-
-def _opener(folder: int) -> Callable[[str, int], int]:
-    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return lambda name, mode: os.open(name, mode | flags, dir_fd=folder)
-
-
-def _made(folder: Path, path: str, *, sealed: bool) -> Path:
+    Raises:
+        OSError: the disk refuses.
+    """
     file = on_disk(folder, path, sealed=sealed)
     file.parent.mkdir(parents=True, exist_ok=True)
     return file
-
-
-def _copy(file: BinaryIO, target: Path, reason: str) -> PlainEntry:
-    digest = hashlib.sha256()
-
-    def blocks() -> Iterator[bytes]:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            yield block
-
-    write_whole(target, blocks())
-    return PlainEntry(reason, digest.hexdigest(), target.stat().st_size)
-
-
-def _sorted(table: dict[str, T]) -> dict[str, T]:
-    return dict(sorted(table.items()))
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _differs(file: Path) -> CorruptError:

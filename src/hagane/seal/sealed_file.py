@@ -104,34 +104,26 @@ class SealedFile:
         except InvalidTag:
             raise self._damaged(f"record {i}") from None
 
-    def records_into(self, indices: Sequence[int], out: Buffer) -> None:
-        """Plaintext of N records of an even layout, [N, stride] bytes, into a contiguous buffer.
+    def fill(self, indices: Sequence[int], plaintext: Buffer) -> None:
+        """Decrypt records of an even layout, each to its own place in a buffer as large as the plaintext.
 
         Raises:
-            CorruptError: as `record`; what is in `out` then is not to be used.
-            IndexError: no such record, or the short one at the end.
+            CorruptError: as `record`; what is in that record's place then is not to be used.
+            IndexError: no such record.
             ValueError: an uneven layout, or a buffer of another size.
         """
-        view, stride = memoryview(out).cast("B"), self.stride
-        if self._ends is not None or len(view) != len(indices) * stride:
-            raise ValueError(f"{len(indices)} records of {stride} bytes do not fill a buffer of {len(view)} bytes")
-        if len(indices) and not 0 <= min(indices) <= max(indices) < self.size // stride:
-            raise IndexError(f"of records {min(indices)} to {max(indices)}, {self.size // stride} are whole")
-        # names of this function's own: a record of 300 bytes takes 1 us in all
-        decrypt, data, head, base, width, at = (
-            self._gcm.decrypt_into,
-            self._data,
-            self._head,
-            self._base,
-            stride + TAG,
-            0,
-        )
+        view, stride = memoryview(plaintext).cast("B"), self.stride
+        if self._ends is not None or len(view) != self.size:
+            raise ValueError(f"{len(view)} bytes are no place for the {self.size} of a file of even records")
+        if len(indices) and not 0 <= min(indices) <= max(indices) < self.count:
+            raise IndexError(f"records {min(indices)} to {max(indices)} of {self.count}: {self.path}")
+        # names of this function's own: it is called for every few control steps of a pass over the data
+        decrypt, data, head, base, width = self._gcm.decrypt_into, self._data, self._head, self._base, stride + TAG
         i = 0
         try:
             for i in indices:
-                nonce, start = i.to_bytes(12, "big"), base + i * width
+                nonce, start, at = i.to_bytes(12, "big"), base + i * width, i * stride
                 decrypt(nonce, data[start : start + width], head + nonce, view[at : at + stride])
-                at += stride
         except InvalidTag:
             raise self._damaged(f"record {i}") from None
 

@@ -13,13 +13,11 @@ import msgspec
 
 from hagane.seal.names import is_name
 from hagane.terms import CorruptError, StoreError, digest_bytes
-from hagane.terms.files import write_whole
+from hagane.terms.files import DEPTH, write_whole
 
 NAME, VERSION = "sealed.json", 1
 SUFFIX = ".sealed"
 """A sealed file's name on disk ends with it."""
-DEPTH = 32
-"""Folders above a file, at most."""
 _LIMIT = 1 << 30
 
 

@@ -127,8 +127,8 @@ def train(
         TrainingError: the data changed since the checkpoint, the disk is full, the spike guard gives up, ranks differ.
     """
     engine, run = begin(folder, config, data, resume, note if crew.first else lambda _: None, crew)
-    guard, first = run.guard, engine.step
-    metrics = MetricsFile(folder / "metrics.jsonl", first) if crew.first else None
+    guard, made = run.guard, 0
+    metrics = MetricsFile(folder / "metrics.jsonl", engine.step) if crew.first else None
     started = time.monotonic()
 
     def mine(step: int) -> Batch:
@@ -153,7 +153,9 @@ def train(
                     metrics = metrics and MetricsFile(metrics.path, engine.step)
                 continue
             line["seconds"] = time.monotonic() - started
-            line["samples_per_s"] = (engine.step - first) * config.samples_per_step / line["seconds"]
+            # a run that went back has made more steps than it has come forward
+            made += 1
+            line["samples_per_s"] = made * config.samples_per_step / line["seconds"]
             if metrics is not None:
                 metrics.add(line)
                 report(line)

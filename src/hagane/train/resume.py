@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hagane.engine import Engine, load_engine
 from hagane.model import Manifest
-from hagane.model.weights import complete, manifest_of, step_of
+from hagane.model.weights import complete, manifest_of, step_of, verify_files
 from hagane.terms import CheckpointError, CorruptError, TrainingError
 
 
@@ -25,8 +25,8 @@ def checkpoints_of(folder: Path, note: Callable[[str], None] = lambda text: None
     saved, whole = saved_step(folder), []
     for path in reversed(complete(folder / "checkpoints")):
         try:
-            # names and the manifest's own digest; the bytes are compared when they are loaded
-            manifest_of(path)
+            # names, the manifest's own digest, and what the model is built from; other bytes are compared when loaded
+            verify_files(path, manifest_of(path), ["model.toml"])
             whole.append(path)
         except (CheckpointError, CorruptError) as e:
             note(f"passed over {path.name}: {e.where}: {e.what}")
