@@ -1,20 +1,16 @@
-"""Keepers of jails on several nodes show each other records: which are refused, and that nothing runs before."""
+"""Keepers of jails on several nodes show each other records: and which are refused."""
 
 from __future__ import annotations
 
 import base64
 import json
-import os
 import socket
 import struct
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from datetime import date
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -22,13 +18,10 @@ import pytest
 
 from hagane.cli import main
 from hagane.cli.jail_peers import site_keys
-from hagane.jail import LAYERS, JailRecord, Peer, Seen, Shown, Vouching, exchange, meet, netlink
-from hagane.seal import Site, TrustStore, generate_key, key_id_of, public_of, sign_site
-from hagane.terms import ContractError, JailError, canonical_json, dump_toml
-from tests.test_jail_veth import WHY_NOT
-from tests.veth_nodes import CARD, HOSTS, JAILS, nodes
+from hagane.jail import LAYERS, JailRecord, Peer, Seen, Shown, Vouching, exchange, meet
+from hagane.terms import ContractError, JailError, canonical_json
+from tests.veth_nodes import JAILS, SITES, sites
 
-SITES = ("lab-1", "lab-2")
 RECORD = JailRecord(
     layers=LAYERS,
     taken_away=(),
@@ -43,21 +36,6 @@ RECORD = JailRecord(
     peers=(),
     command=("/bin/true",),
 )
-
-
-def sites(folder: Path) -> tuple[Path, ...]:
-    """Folders of two sites of one consortium, each with its host key as host.pem."""
-    root = generate_key(folder / "root.pem")
-    made = []
-    for name in SITES:
-        site = folder / name
-        TrustStore(site / "trust").add("consortium-root", public_of(root))
-        host = key_id_of(public_of(generate_key(site / "host.pem")))
-        record = Site(name=name, country="JP", operator="consortium", host_key=host, until=date(2999, 1, 1))
-        (site / "site.toml").write_text(dump_toml(record), "utf-8")
-        sign_site(site / "site.toml", root)
-        made.append(site)
-    return tuple(made)
 
 
 @pytest.fixture(scope="module")
@@ -311,80 +289,10 @@ AWAY = ("--address", "10.7.0.1", "--card", "eth0", "--host-key", "k")
         (["--peer", "lab-2=10.7.0.2@node2"], "--peer needs --address too"),
         (["--peer", "lab-2=10.7.0.2@node2", "--address", "10.7.0.1", "--card", "eth0"], "needs --host-key"),
         (["--peer", "lab-2", *AWAY], "no peer: 'lab-2'"),
-        (
-            ["--peer", "lab-2=x@h", *AWAY],
-            "no IPv4 address: 'x'",
-        ),
-        (
-            ["--peer", "lab-2=10.7.0.2@h:0", *AWAY],
-            "no HOST:PORT",
-        ),
+        (["--peer", "lab-2=x@h", *AWAY], "no IPv4 address: 'x'"),
+        (["--peer", "lab-2=10.7.0.2@h:0", *AWAY], "no HOST:PORT"),
     ],
 )
 def test_wrong_flags_are_one_message(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["jail", "run", *flags, "--", "true"]) == 1
     assert words in capsys.readouterr().err
-
-
-def command(site: Path, me: int, *flags: str) -> list[str]:
-    """`hagane jail run` on a node, up to the command inside."""
-    other = 1 - me
-    peer = f"{SITES[other]}={JAILS[other]}@{HOSTS[other]}"
-    words = ["--peer", peer, "--address", str(JAILS[me]), "--card", CARD, "--listen", str(HOSTS[me])]
-    return [sys.executable, "-m", "hagane", "jail", "run", *words, "--site", str(site), *flags, "--"]
-
-
-def run_both(folders: tuple[Path, ...], inside: list[list[str]], *flags: list[str]) -> list[tuple[int, str, str]]:
-    """(exit code, output, errors) of `hagane jail run` on two nodes at once."""
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
-    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env}
-    with nodes() as net, ThreadPoolExecutor(2) as threads:
-
-        def go(me: int) -> tuple[int, str, str]:
-            words = [*command(folders[me], me, *flags[me], "--host-key", str(folders[me] / "host.pem")), *inside[me]]
-            started = netlink.inside(net.spaces[me], lambda: subprocess.Popen(words, **how))  # type: ignore[call-overload]
-            out, err = started.communicate()
-            return started.returncode, out, err
-
-        return list(threads.map(go, (0, 1)))
-
-
-@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
-def test_commands_run_when_both_nodes_accept_and_neither_when_one_refuses(tmp_path: Path) -> None:
-    folders = sites(tmp_path)
-    record = tmp_path / "record.json"
-    sh = ["/bin/sh", "-c", "cat /proc/net/route; echo ran"]
-    done = run_both(folders, [sh, sh], ["--json", str(record)], [])
-    assert [code for code, _, _ in done] == [0, 0], done
-    for _, out, _ in done:
-        assert out.endswith("ran\n") and out.count("net0") == 1
-    facts = json.loads(record.read_text("utf-8"))
-    assert facts["peers"] == ["10.7.0.2"] and [s["site"] for s in facts["seen"]] == ["lab-2"]
-    (folders[1] / "trust" / "consortium-root.pub").unlink()  # of another consortium from now on
-    other = sites(tmp_path / "other")
-    done = run_both((folders[0], other[1]), [sh, sh], ["--wait", "20"], ["--wait", "20"])
-    assert [(code, out) for code, out, _ in done] == [(1, ""), (1, "")]
-    assert all("its signature does not count" in err and "Traceback" not in err for _, _, err in done), done
-
-
-RANK = """
-import socket, sys
-import torch
-import torch.distributed as dist
-rank = int(sys.argv[1])
-store = dist.TCPStore("10.7.0.1", 29500, 2, is_master=rank == 0)
-dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-x = torch.full((1 << 20,), rank + 1.0)
-dist.all_reduce(x)
-print("sum", x.unique().tolist(), flush=True)
-dist.destroy_process_group()
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
-def test_two_ranks_of_torch_add_up_across_nodes(tmp_path: Path) -> None:
-    flags = ["--env", "OMP_NUM_THREADS=1", "--env", "GLOO_SOCKET_IFNAME=net0"]
-    inside = [[sys.executable, "-c", RANK, str(rank)] for rank in (0, 1)]
-    done = run_both(sites(tmp_path), inside, flags, flags)
-    assert [(code, out) for code, out, _ in done] == [(0, "sum [3.0]\n")] * 2, done

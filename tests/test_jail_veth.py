@@ -15,21 +15,10 @@ import pytest
 from hagane.jail import Jailed, netlink, start
 from hagane.jail.veth import Link, hardware_address, wiring
 from hagane.terms import JailError
-from tests.jail_fixture import Said, python_plan, read_all, why_not
-from tests.veth_nodes import CARD, HOSTS, JAILS, Nodes, carried, frame, mac_of, nodes
+from tests.jail_fixture import Said, python_plan, read_all
+from tests.veth_nodes import CARD, HOSTS, JAILS, Nodes, carried, frame, mac_of, nodes, why_no_nodes
 
-
-def _why_not() -> str:
-    if os.geteuid() != 0:
-        return "only root makes devices"
-    try:
-        with nodes():
-            return why_not()
-    except OSError as e:
-        return f"no devices: {e}"
-
-
-WHY_NOT = _why_not()
+WHY_NOT = why_no_nodes()
 needs_nodes = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 SERVER = """
 import socket, sys

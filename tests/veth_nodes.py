@@ -11,16 +11,23 @@ import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import date
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from hagane.jail import netlink
 from hagane.jail.veth import hardware_address
+from hagane.seal import Site, TrustStore, generate_key, key_id_of, public_of, sign_site
+from hagane.terms import dump_toml
+from tests.jail_fixture import why_not
 
 CARD = "fab0"
 HOSTS = tuple(IPv4Address(f"10.9.0.{n}") for n in (1, 2, 3))
 """The nodes' own addresses; the third is a machine that nobody lists."""
 JAILS = tuple(IPv4Address(f"10.7.0.{n}") for n in (1, 2))
 """Of the jail on each of the first two."""
+SITES = ("lab-1", "lab-2")
+"""Who runs the first two nodes."""
 ALL_KINDS = 3  # ETH_P_ALL
 
 
@@ -125,3 +132,29 @@ def carried(watch: socket.socket) -> list[tuple[str, str, str]]:
             continue
         kind = "tcp" if data[23] == socket.IPPROTO_TCP else f"ip {data[23]}"
         seen.append((kind, str(IPv4Address(data[26:30])), str(IPv4Address(data[30:34]))))
+
+
+def why_no_nodes() -> str:
+    """Why nodes and jails on them cannot be made here; "" where they can."""
+    if os.geteuid() != 0:
+        return "only root makes devices"
+    try:
+        with nodes():
+            return why_not()
+    except OSError as e:
+        return f"no devices: {e}"
+
+
+def sites(folder: Path) -> tuple[Path, ...]:
+    """Folders of two sites of one consortium, each with its host key as host.pem."""
+    root = generate_key(folder / "root.pem")
+    made = []
+    for name in SITES:
+        site = folder / name
+        TrustStore(site / "trust").add("consortium-root", public_of(root))
+        host = key_id_of(public_of(generate_key(site / "host.pem")))
+        record = Site(name=name, country="JP", operator="consortium", host_key=host, until=date(2999, 1, 1))
+        (site / "site.toml").write_text(dump_toml(record), "utf-8")
+        sign_site(site / "site.toml", root)
+        made.append(site)
+    return tuple(made)
