@@ -7,14 +7,14 @@ import os
 import selectors
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from hagane.jail import Bind, Jailed, JailRecord, Plan, collect, probe, python_env, python_reads, record_of, start
+from hagane.jail import Bind, Jailed, JailRecord, Plan, Seen, collect, probe, python_env, python_reads, record_of, start
 from hagane.terms import ConfigError, canonical_json
 from hagane.terms.files import write_whole
 
@@ -37,6 +37,21 @@ class Run:
     """Folder outside that the works are copied into after the end; it must not exist. Plain files: for trying out."""
     json: Path | None = None
     """File that the jail's record is written to."""
+    peer: tuple[str, ...] = ()
+    """SITE=ADDRESS@HOST:PORT of every jail on another node that it may reach by TCP: the site that vouches for it, its
+    address, and where its keeper listens. As root. Records are exchanged before anything runs."""
+    address: str = ""
+    """This jail's own address among them, IPv4."""
+    card: str = ""
+    """Network device of this node towards the others."""
+    listen: str = "0.0.0.0"
+    """Where this keeper listens for the others', HOST or HOST:PORT (7468)."""
+    site: Path = Path()
+    """Folder with the site's own files: site.toml, which the consortium's root signed, and trust/."""
+    host_key: Path | None = None
+    """Private key that the site's record names."""
+    wait: Annotated[float, tyro.conf.arg(metavar="S")] = 60.0
+    """Until all peers must have come, seconds."""
 
 
 def run(argv: list[str]) -> int:
@@ -48,9 +63,32 @@ def run(argv: list[str]) -> int:
     if o.keep and o.keep.exists():
         raise ConfigError("exists already", where=str(o.keep), next_step="name a folder that is not there")
     plan = _plan(o, command)
+    if not o.peer:
+        return _run(o, plan)
+    from hagane.cli.jail_peers import away
+
+    there = away(o.peer, o.address, o.card, o.listen, o.site, o.host_key, o.wait)
+    with there.wired() as wire:
+        return _run(o, plan, there.peers, wire, there.meet)
+
+
+def _run(
+    o: Run,
+    plan: Plan,
+    peers: tuple[str, ...] = (),
+    wire: Callable[[int], None] | None = None,
+    meet: Callable[[JailRecord], tuple[Seen, ...]] | None = None,
+) -> int:
+    seen: list[Seen] = []
+
+    def fill(root: Path) -> None:
+        """Nothing runs before every peer was accepted."""
+        if meet:
+            seen.extend(meet(record_of(plan, root, peers)))
+
     out, err = os.pipe(), os.pipe()
     try:
-        jailed = start(plan, out[1], err[1])
+        jailed = start(plan, out[1], err[1], fill, wire)
     except BaseException:
         probe().demand_all()  # when the host lacks a wall, that is the better message
         raise
@@ -58,14 +96,15 @@ def run(argv: list[str]) -> int:
         os.close(out[1])
         os.close(err[1])
     with jailed:
-        record = record_of(plan, jailed)
+        record = record_of(plan, jailed, peers)
         _pass_on({out[0]: sys.stdout.fileno(), err[0]: sys.stderr.fileno()})
         code = jailed.wait()
         if o.keep:
             _copy_works(jailed, plan.works, o.keep)
         jailed.release()
     if o.json:
-        _write_record(o.json, record, code)
+        facts = {**dataclasses.asdict(record), "digest": record.digest, "exit": code, "seen": seen}
+        write_whole(o.json, [canonical_json(facts) + b"\n"])
     return code
 
 
@@ -132,8 +171,3 @@ def _copy_works(jailed: Jailed, works: tuple[Path, ...], to: Path) -> None:
             copy.parent.mkdir(parents=True, exist_ok=True)
             with open(fd, "rb", closefd=False) as source, copy.open("wb") as target:
                 shutil.copyfileobj(source, target)
-
-
-def _write_record(path: Path, record: JailRecord, code: int) -> None:
-    facts = {**dataclasses.asdict(record), "digest": record.digest, "exit": code}
-    write_whole(path, [canonical_json(facts) + b"\n"])

@@ -65,7 +65,9 @@ def _walls(order: Order, area: int, status: int, life: int) -> list[Step]:
     if order.wired:
         steps.append(("network device", lambda: _await("network", status, life)))
     if "mountns" in layers:
-        steps.append(("mounts", lambda: _mount_all(order, area)))
+        proc: list[int] = []
+        steps.append(("/proc", lambda: proc.append(mounts.mount_proc(order))))
+        steps.append(("mounts", lambda: _mount_all(order, area, proc[0])))
     steps.append(("waiting for the parent", lambda: _await("command", status, life)))
     return steps
 
@@ -74,10 +76,10 @@ def _entering(layer: str) -> Callable[[], None]:
     return lambda: namespaces.enter(layer)
 
 
-def _mount_all(order: Order, area: int) -> None:
+def _mount_all(order: Order, area: int, proc: int) -> None:
     if area < 0:
         area = mounts.work_area(order.size_bytes, noswap=False)
-    mounts.build_root(order, area, mounts.mount_proc(order))
+    mounts.build_root(order, area, proc)
     if "proc_masked" in order.layers:
         mounts.mask_proc()
     mounts.finish_root(order)

@@ -225,7 +225,21 @@ def mount_proc(order: Order) -> int:
     if "pidns" not in order.layers:
         return clone("/proc", NOSUID | NODEV | NOEXEC)
     options = {"hidepid": "ptraceable"} if "proc_masked" in order.layers else {}
-    return _filesystem(b"proc", options, (), NOSUID | NODEV | NOEXEC)
+    try:
+        return _filesystem(b"proc", options, (), NOSUID | NODEV | NOEXEC)
+    except OSError as e:
+        covers = _mounted_below("/proc/") if e.errno == 1 else ""
+        if not covers:
+            raise
+        raise OSError(1, f"the host's /proc is partly covered, so the kernel gives no new one: {covers}") from None
+
+
+def _mounted_below(top: str) -> str:
+    """Places below a folder where something is mounted, a few of them by name; "" for none."""
+    with open("/proc/self/mountinfo", "rb") as f:
+        places = [line.split()[4].decode("utf-8", "replace") for line in f]
+    below = sorted({p for p in places if p.startswith(top)})
+    return ", ".join(below[:4]) + (f" and {len(below) - 4} more" if len(below) > 4 else "")
 
 
 def mask_proc() -> None:

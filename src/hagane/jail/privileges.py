@@ -18,7 +18,8 @@ _SIGKILL, _SIG_SETMASK = 9, 2
 _IGNORED_BY_PYTHON = (13, 25)  # SIGPIPE, SIGXFSZ
 NO_CORE = 1
 """RLIMIT_CORE in bytes. 0 would not do: the kernel then still pipes a core into the host's handler, and refuses only
-at 1 (fs/coredump.c)."""
+at 1 (fs/coredump.c, core(5)). Tests crash a process inside with cores going to files; the handler is one for the whole
+machine, so a test may not set one: that a pipe gets nothing at 1 is the kernel's word."""
 
 
 def die_with_parent() -> None:
@@ -42,7 +43,11 @@ def no_new_privileges() -> None:
 
 
 def no_core() -> None:
-    """No core dump, neither as a file nor through the host's handler.
+    """No core dump, neither as a file nor through the host's handler; and one that came about would hold no memory,
+    only registers and the begin of the command line.
+
+    The second does not rest on the first (a handler on a socket, core_pattern "@", is new and was not tried): children
+    inherit the empty mask of what is dumped (core(5), coredump_filter), and inside nobody may write /proc.
 
     Raises:
         OSError: EPERM where the hard limit is already 0 and the host pipes cores to a handler.
@@ -54,6 +59,8 @@ def no_core() -> None:
                 raise OSError(1, "the hard limit of cores is 0, and at 0 the kernel still pipes them to the host")
         limit = 0
     resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
+    with open("/proc/self/coredump_filter", "wb") as f:
+        f.write(b"0")
 
 
 def new_keyring() -> None:

@@ -114,21 +114,23 @@ def probe(among: Layers | None = None) -> Kernel:
         base: set[Layer] = set() if _refusal(frozenset({"userns"})) else {"userns"}
         for layer in wanted:
             needs = _NEEDS.get(layer, {"no_new_privs"} if layer.startswith(("seccomp", "core")) else set())
-            if why := _refusal(frozenset({layer, *needs, *base})):
+            if refusal := _refusal(frozenset({layer, *needs, *base})):
+                why = refusal.what.removeprefix("no jail was made, and nothing ran: ")
                 passes, remedy = _WITHOUT.get(layer, ("what it stops", "see the message"))
-                missing.append(Missing(layer, why, passes, remedy))
+                # the layer may be there, and /proc alone in the way
+                missing.append(Missing(layer, why, passes, refusal.next_step if why.startswith("/proc: ") else remedy))
     name = os.uname()
     return Kernel(name.release, name.machine, landlock.abi(), os.geteuid() == 0, tuple(missing))
 
 
-def _refusal(layers: frozenset[Layer]) -> str:
-    """Why a jail of these layers cannot be made; "" when it was."""
+def _refusal(layers: frozenset[Layer]) -> JailError | None:
+    """Why a jail of these layers cannot be made; None when it was."""
     null = os.open(os.devnull, os.O_WRONLY)
     try:
         with start(Plan(("/bin/true",), reads=system_reads(), layers=Layers(layers)), null, null) as jailed:
             jailed.wait()
     except JailError as e:
-        return e.what.removeprefix("no jail was made, and nothing ran: ")
+        return e
     finally:
         os.close(null)
-    return ""
+    return None

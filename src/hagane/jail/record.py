@@ -39,6 +39,8 @@ class JailRecord:
     """(source, target) of sockets that could be connected to."""
     size_bytes: int
     """Limit of the work area."""
+    peers: tuple[str, ...]
+    """Addresses of jails on other nodes that it reaches by TCP; none: its network is its own loopback."""
     command: tuple[str, ...]
     """Program and arguments."""
 
@@ -48,8 +50,15 @@ class JailRecord:
         return digest_value(self)
 
 
-def record_of(plan: Plan, jailed: Jailed) -> JailRecord:
-    """The record of a jail that was started from a plan and is not released yet."""
+def record_of(plan: Plan, jailed: Jailed | Path, peers: tuple[str, ...] = ()) -> JailRecord:
+    """The record of a jail that was started from a plan and is not released yet.
+
+    Args:
+        plan: what it was started from.
+        jailed: the jail, or its root as `start` hands it to `fill`.
+        peers: addresses that its wire leads to.
+    """
+    root = jailed if isinstance(jailed, Path) else jailed.root
     name = os.uname()
     return JailRecord(
         layers=tuple(n for n in LAYERS if n in plan.layers.on),
@@ -57,18 +66,19 @@ def record_of(plan: Plan, jailed: Jailed) -> JailRecord:
         kernel=f"{name.release} {name.machine}",
         landlock_abi=landlock.abi(),
         as_root=os.geteuid() == 0,
-        swap=_swap(jailed.pid),
+        swap=_swap(root.parent),
         reads=tuple((str(b.source), str(b.target)) for b in plan.reads),
         works=tuple(str(w) for w in plan.works),
         sockets=tuple((str(b.source), str(b.target)) for b in plan.sockets),
         size_bytes=plan.size_bytes,
+        peers=peers,
         command=plan.command,
     )
 
 
-def _swap(pid: int) -> Swap:
+def _swap(init: Path) -> Swap:
     """Read from the mounts of the init itself, where the kernel says what it holds."""
-    for line in Path(f"/proc/{pid}/mountinfo").read_text("utf-8").splitlines():
+    for line in (init / "mountinfo").read_text("utf-8").splitlines():
         fields = line.split()
         if fields[4] == "/tmp" and fields[-3] == "tmpfs" and "noswap" in fields[-1].split(","):
             return "forbidden"

@@ -219,6 +219,8 @@ def _check_output(fd: int, name: str) -> None:
 _NEXT = {
     "user namespace": "run it as root, or allow user namespaces: sysctl kernel.unprivileged_userns_clone=1, "
     "kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces above 0",
+    "/proc": "run it on the host itself, or in a container whose /proc is whole (docker run --security-opt "
+    "systempaths=unconfined, podman run --security-opt unmask=ALL, Kubernetes procMount: Unmasked)",
     "mounts": "see that the path is there and that this user may read it",
     "Landlock": "boot with landlock in lsm= (Linux 5.13 or later; 6.12 for scopes)",
     "seccomp filter": "a kernel with CONFIG_SECCOMP_FILTER on x86-64 or 64-bit ARM",
