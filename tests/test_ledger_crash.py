@@ -37,15 +37,16 @@ def kill_while_writing(path: Path, rounds: int, writers: int) -> None:
         running = [
             subprocess.Popen([sys.executable, "-c", WRITER, str(path), name], stdout=subprocess.PIPE) for name in names
         ]
+        heard = []
         for process in running:  # each is killed at work: after it said so, at no chosen moment
             assert process.stdout is not None
-            process.stdout.readline()
+            heard.append(process.stdout.readline())
         for process in running:
             os.kill(process.pid, signal.SIGKILL)
         path.open("ab").write(b'{"entry":{"index":' * (turn % 2))  # a kill seldom hits the write itself
-        for name, process in zip(names, running, strict=True):
+        for name, process, first in zip(names, running, heard, strict=True):
             out, _ = process.communicate(timeout=60)
-            told |= {index: (name, i) for index, i in acknowledged(out)}
+            told |= {index: (name, i) for index, i in acknowledged(first + out)}
     ledger = Ledger(path)
     ledger.append("last", {})
     there = {e.index: (e.body["who"], e.body["i"]) for e in ledger.entries() if e.kind == "x"}

@@ -36,7 +36,7 @@ def new_user() -> None:
         OSError: user namespaces are off (EPERM, ENOSPC), or the process has threads (EINVAL).
     """
     uid, gid = os.geteuid(), os.getegid()
-    if uid == 0:
+    if uid == 0 and _may_set_groups():
         os.setgroups([])  # groups of the host's root still count inside; others may not drop theirs
     call("unshare", FLAGS["userns"])
     _write("/proc/self/setgroups", "deny")
@@ -64,6 +64,12 @@ def loopback_up() -> None:
     (flags,) = struct.unpack_from("H", ioctl(s.fileno(), _SIOCGIFFLAGS, name + bytes(24)), 16)
     ioctl(s.fileno(), _SIOCSIFFLAGS, name + struct.pack("H22x", flags | _IFF_UP))
     s.close()
+
+
+def _may_set_groups() -> bool:
+    """False for the root of an outer user namespace that was made without privilege, which has no groups to drop."""
+    with open("/proc/self/setgroups", "rb") as f:
+        return f.read().strip() == b"allow"
 
 
 def _write(path: str, text: str) -> None:
