@@ -78,8 +78,8 @@ def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
             bad = good[:at] + bytes([good[at] ^ change]) + good[at + 1 :]
             with pytest.raises(BadLineError):
                 check_lines(bad.splitlines(keepends=True), 0, 0)
-    for at in range(0, len(good), 41):  # the whole way too
-        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+    for at in range(len(good)):  # the whole way too
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1 << at % 8]) + good[at + 1 :])
         with pytest.raises(CorruptError):
             Ledger(path).verify()
     path.write_bytes(good)
@@ -139,7 +139,7 @@ def test_cut_at_any_byte(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     head = make(path, 3).head()
     good = path.read_bytes()
-    for at in sorted({0, *range(0, len(good), 17), *range(len(good) - 90, len(good)), good.index(b"\n") + 1}):
+    for at in range(len(good)):
         path.write_bytes(good[:at])
         with pytest.raises(CorruptError):
             Ledger(path).verify(head)

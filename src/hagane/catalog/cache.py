@@ -10,11 +10,11 @@ from pathlib import Path
 
 from hagane.catalog.columns import PICTURE_MODES, Columns, PictureMode, is_current, open_columns
 from hagane.catalog.columns_write import prepare_rows, write_columns
-from hagane.catalog.lock import locked
 from hagane.catalog.shelf import Shelf, damaged_cache
 from hagane.catalog.stored import StoredSet
 from hagane.intake.lerobot_grid import align, instruction
 from hagane.seal import check_folder
+from hagane.terms.files import alone
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Caches:
                 open_columns(shelf, stored.embodiment()).verify()
         return count
 
-    def _locked(self, folder: Path) -> AbstractContextManager[None]:
-        return locked(self.locks / f"{folder.name}.cache")
+    def _locked(self, folder: Path) -> AbstractContextManager[int]:
+        return alone(self.locks / f"{folder.name}.cache")
 
     def _folder(self, stored: StoredSet, pictures: PictureMode) -> Path:
         ending = "" if pictures == "jpeg" else f"-{pictures}"

@@ -16,7 +16,6 @@ from hagane.catalog.convert import Entry
 from hagane.catalog.fill import fill_from_logs, fill_journal, log_jobs
 from hagane.catalog.gate import Gate
 from hagane.catalog.held import find_sets, publish
-from hagane.catalog.lock import locked
 from hagane.catalog.record import DatasetRecord
 from hagane.catalog.sealed import open_shelf
 from hagane.catalog.shelf import Shelf
@@ -38,6 +37,7 @@ from hagane.terms import (
     Refused,
     StoreError,
 )
+from hagane.terms.files import alone
 
 HERE = Workers()
 
@@ -344,6 +344,6 @@ class Catalog:
         """Read the folders and verify contracts."""
         self._held = find_sets(self.root / "sets", self.shelf, self.trust)
 
-    def _locked(self, name: str) -> AbstractContextManager[None]:
+    def _locked(self, name: str) -> AbstractContextManager[int]:
         """One writer of a data set at a time; others are read and brought in meanwhile."""
-        return locked(self.root / ".locks" / f"{name}.set")
+        return alone(self.root / ".locks" / f"{name}.set")

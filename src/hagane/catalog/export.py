@@ -32,7 +32,7 @@ from hagane.catalog.manifest import NAME as MANIFEST
 from hagane.catalog.manifest import read_manifest
 from hagane.catalog.shelf import PlainShelf, Shelf
 from hagane.catalog.store import OURS
-from hagane.intake.lerobot_journal import sync_folder, sync_tree
+from hagane.intake.lerobot_journal import sync_tree
 from hagane.terms import (
     CorruptError,
     StoreError,
@@ -40,6 +40,7 @@ from hagane.terms import (
     digest_value,
     dump_toml,
 )
+from hagane.terms.files import sync_folder
 
 Format = Literal["lerobot", "parquet"]
 _BLOCK = 1 << 20

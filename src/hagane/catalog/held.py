@@ -9,9 +9,9 @@ from pathlib import Path
 from hagane.catalog.record import DatasetRecord
 from hagane.catalog.shelf import Shelf
 from hagane.catalog.stored import StoredSet
-from hagane.intake.lerobot_journal import sync_folder
 from hagane.seal import SignedContract, TrustStore, load_contract
 from hagane.terms import ConfigError, ContractError, HaganeError, StoreError
+from hagane.terms.files import sync_folder
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hagane.terms import CorruptError, StoreError
-from hagane.terms.files import write_whole
+from hagane.terms.files import sync_folder, write_whole
 
 SYNC_S = 0.25
 """Records are synced to the disk when the last sync is older than this, and at the end."""
@@ -187,15 +187,6 @@ def replace_file(path: Path, data: bytes) -> None:
         write_whole(path, [data])
     except OSError as e:
         raise disk_error(e, path) from None
-
-
-def sync_folder(path: Path) -> None:
-    """Make renames in a folder durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def sync_tree(path: Path) -> None:

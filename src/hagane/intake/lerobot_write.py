@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hagane.intake.lerobot_files import DataFiles, IndexFile, Rows, array, frame_columns, write_table
-from hagane.intake.lerobot_journal import Journal, disk_error, replace_file, sync_folder
+from hagane.intake.lerobot_journal import Journal, disk_error, replace_file
 from hagane.intake.lerobot_layout import (
     Feature,
     arrow_schema,
@@ -30,6 +30,7 @@ from hagane.intake.lerobot_layout import (
 from hagane.intake.lerobot_stats import StatsBuilder, StatsPart, plain, stats_part
 from hagane.intake.picture import is_encoded
 from hagane.terms import ConfigError, StoreError
+from hagane.terms.files import sync_folder
 
 T = TypeVar("T")
 GROUP_BYTES = 4 << 20

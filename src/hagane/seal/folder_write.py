@@ -13,12 +13,11 @@ from typing import BinaryIO
 
 from hagane.seal.folder import SealedFolder, made, open_folder, vouched_for
 from hagane.seal.keyring import Keyring
-from hagane.seal.private_files import sync_folder
 from hagane.seal.sealed_list import VERSION, PlainEntry, SealedEntry, SealedList, check_path, write_list
 from hagane.seal.shard_form import KEY, SHARD
 from hagane.seal.shards import Layout, seal_bytes_to
 from hagane.terms import StoreError
-from hagane.terms.files import check_total, files_below, write_whole
+from hagane.terms.files import check_total, files_below, sync_folder, write_whole
 
 
 def seal_folder(

@@ -20,9 +20,9 @@ from hagane.seal.entry import Entry
 from hagane.seal.folder import SealedFolder, check_proof_of, open_folder, vouched_for
 from hagane.seal.key_file import KeyFile, Place, Tombstone, WrappingKey
 from hagane.seal.keyring import Keyring, Wrapped
-from hagane.seal.private_files import alone, sync_folder
 from hagane.seal.sealed_list import SealedEntry, write_list
 from hagane.terms import Refused, StoreError
+from hagane.terms.files import alone, sync_folder
 
 ALWAYS_OUT_OF_REACH = (
     "copies of the folder of keys (backups, snapshots, another site): destroy them too, or the data can be read again",
@@ -75,7 +75,7 @@ def rotate(keyring: Keyring, owner: str, name: str, folders: Sequence[Path] = ()
         CorruptError: a list of a folder is not the one that was sealed; its keys are as they were.
         StoreError: the disk refuses.
     """
-    with alone(keyring.folder / ".rotate"):
+    with alone(keyring.folder / ".rotate", private=True):
         if not keyring.generations(owner, name):
             raise Refused(f"there is no key for {name!r} of {owner!r}", where=str(keyring.path_of(owner)))
         keyring.change(owner, lambda file: _with_next(file, name))

@@ -18,8 +18,9 @@ from msgspec.structs import replace
 
 from hagane.seal.key_file import KeyFile, Lock, Place, WrappingKey, decode, encode, new_lock, open_lock, salt_of
 from hagane.seal.names import check_name, is_name
-from hagane.seal.private_files import alone, read_private, write_private
+from hagane.seal.private_files import read_private, write_private
 from hagane.terms import ContractError, CorruptError, Refused
+from hagane.terms.files import alone
 
 NONCE = 12
 
@@ -173,7 +174,7 @@ class Keyring:
             ContractError, CorruptError, StoreError: the file cannot be read or written; it is as it was.
         """
         path = self.path_of(owner)
-        with self._mutex, alone(self.folder / ".lock"):
+        with self._mutex, alone(self.folder / ".lock", private=True):
             before = self.file_of(owner)
             after = step(before)
             if after != before or not path.exists():
@@ -187,7 +188,7 @@ class Keyring:
             ContractError, CorruptError, StoreError: the file cannot be read or written; it is as it was.
         """
         path = self.path_of(owner)
-        with self._mutex, alone(self.folder / ".lock"):
+        with self._mutex, alone(self.folder / ".lock", private=True):
             file = self.file_of(owner)
             lock = new_lock(passphrase) if passphrase is not None else None
             write_private(path, encode(file, lock))

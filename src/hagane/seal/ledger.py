@@ -17,10 +17,11 @@ from typing import IO, Any, TypeVar
 
 from hagane.seal.entry import BadLineError, Entry, Signer, check_lines, read_line, write_line
 from hagane.seal.facts import Fact
-from hagane.seal.lines import TornError, blocks, cut, damaged, locked, opened, set_aside, write_at
+from hagane.seal.lines import TornError, blocks, cut, damaged, opened, set_aside, write_at
 from hagane.seal.merkle import EMPTY_ROOT, Frontier, Head, Proof
 from hagane.seal.tiles import Tiles, TilesError
 from hagane.terms import CorruptError, StoreError, digest_bytes
+from hagane.terms.files import alone
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ class Ledger:
             CorruptError: the ledger on disk is damaged or was cut; nothing is written.
             StoreError: the body is no JSON, or the disk refuses; nothing is left half written.
         """
-        with self._mutex, locked(self.path) as fd:
+        with self._mutex, alone(self.path) as fd:
             state, torn = self._catch_up(fd)
             if torn:
                 line = self._line(state, "repaired", {"bytes": len(torn), "sha256": digest_bytes(torn)}, 0)

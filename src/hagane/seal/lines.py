@@ -70,21 +70,6 @@ def blocks(file: IO[bytes], left: int, index: int, path: Path, stops: Sequence[i
             return
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[int]:
-    """The file opened to write, its folder made, and no other writer let in."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as e:
-        raise StoreError(f"the ledger cannot be opened: {e.strerror}", where=str(path)) from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)  # closing lets go of it, also after a kill
-        yield fd
-    finally:
-        os.close(fd)
-
-
 def write_at(fd: int, offset: int, line: bytes, path: Path) -> None:
     """Write and sync a line at the end of the file; whole, or not at all.
 

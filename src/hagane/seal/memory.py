@@ -7,11 +7,8 @@ administrator lies is not covered.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -21,7 +18,7 @@ from hagane.seal.contracts import SignedContract, is_digest
 from hagane.seal.entry import BadLineError, read_line
 from hagane.seal.site import Site
 from hagane.terms import CorruptError, Request, StoreError
-from hagane.terms.files import write_whole
+from hagane.terms.files import alone, write_whole
 
 FORM = 1
 NEVER = date.min
@@ -80,7 +77,7 @@ class Memory:
         new = Last(signed.contract.serial, signed.digest)
         if not self._is_news(self._load(), name, new, today):
             return
-        with self._locked():
+        with alone(self.path.with_name(f".{self.path.name}.lock")):
             day, lasts = self._load()
             if self._is_news((day, lasts), name, new, today):
                 kept = lasts.get(name, Last())
@@ -116,20 +113,6 @@ class Memory:
             write_whole(self.path, [json.dumps(table, indent=1).encode() + b"\n"])
         except OSError as e:
             raise StoreError(f"cannot be written: {e.strerror}", where=str(self.path)) from None
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = self.path.with_name(f".{self.path.name}.lock")
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as e:
-            raise StoreError(f"cannot be written: {e.strerror}", where=str(lock)) from None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
 
 
 def ledger_day(ledger: Path) -> date:

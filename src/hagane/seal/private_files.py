@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from hagane.terms import ContractError, StoreError
+from hagane.terms.files import sync_folder
 
 
 def read_private(path: Path) -> bytes:
@@ -68,38 +66,6 @@ def write_private(path: Path, data: bytes) -> None:
     finally:
         if old >= 0:
             os.close(old)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last.
-
-    Raises:
-        OSError: the disk refuses.
-    """
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold a lock (a file of its own, made if absent); waits for another holder. A killed holder lets go.
-
-    Raises:
-        StoreError: the disk refuses.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as e:
-        raise StoreError(f"cannot be locked: {e.strerror}", where=str(path)) from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 def _shred(path: Path) -> None:

@@ -6,11 +6,8 @@ joins: a witness never signs both. It keeps the second as evidence. The rules ar
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -20,7 +17,7 @@ from hagane.seal.keys import public_of
 from hagane.seal.merkle import EMPTY_ROOT, Head, check_growth
 from hagane.seal.names import check_name
 from hagane.terms import CorruptError, Refused, StoreError
-from hagane.terms.files import write_whole
+from hagane.terms.files import alone, sync_folder, write_whole
 
 _NOTHING = Head(0, EMPTY_ROOT.hex())
 
@@ -62,7 +59,7 @@ class Witness:
             CorruptError: the witness's memory was changed.
             StoreError: it cannot be written; nothing was signed.
         """
-        with self._locked():
+        with alone(self.folder / "lock"):
             kept = self._kept(signed.site)
             old, old_s = (kept[0].head, kept[1]) if kept else (_NOTHING, 0)
             if not signed_by_site(signed, site_key):
@@ -105,19 +102,6 @@ class Witness:
     def _path(self, site: str) -> Path:
         return self.folder / f"{check_name(site, 'site name')}.head"
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            fd = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as e:
-            raise StoreError(f"the witness's folder cannot be written: {e.strerror}", where=str(self.folder)) from None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
-
 
 def keep(path: Path, data: bytes) -> None:
     """Write a file so that a crash or a cut of power leaves the old or the new one.
@@ -128,10 +112,6 @@ def keep(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, [data])
-        fd = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync_folder(path.parent)
     except OSError as e:
         raise StoreError(f"cannot be written: {e.strerror}", where=str(path)) from None

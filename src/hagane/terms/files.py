@@ -1,10 +1,12 @@
-"""Files that are whole or absent, and folders that are read without following a link, whoever wrote them."""
+"""Files that are whole or absent, one writer at a time, and folders read without following a link."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 from hagane.terms.errors import StoreError
@@ -33,6 +35,47 @@ def write_whole(path: Path, blocks: Iterable[bytes]) -> None:
     except BaseException:  # also what the blocks raise: half a file stays nowhere
         beside.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def alone(path: Path, *, private: bool = False) -> Iterator[int]:
+    """Hold the lock of a file (made if absent); waits for whoever holds it, in this process too. A killed holder lets
+    go by dying. Gives the file's descriptor, for reading and writing.
+
+    Args:
+        path: the file; its folder is made.
+        private: what is made is closed to other users.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o777)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600 if private else 0o644)
+    except OSError as e:
+        raise StoreError(
+            f"the disk refused a lock: {e.strerror}",
+            where=str(path),
+            next_step="see that the folder may be written, or free some disk, and run the same command again",
+        ) from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def folder_at(root: Path, path: PurePath) -> int:

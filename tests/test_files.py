@@ -1,10 +1,14 @@
-"""Sealing a folder that may have been made, or is being changed, by code that nobody trusts."""
+"""Folders that code which nobody trusts made or is changing: walked, counted, sealed; and locks that one holds."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +19,7 @@ import pytest
 from hagane.seal import Keyring, OwnKeys, SealedFolder, check_folder, open_folder, seal_folder, unseal_folder
 from hagane.seal import folder_write as writing
 from hagane.terms import StoreError
-from hagane.terms.files import DEPTH, check_total, files_below, folder_at
+from hagane.terms.files import DEPTH, alone, check_total, files_below, folder_at
 from tests.sealed_fixture import CONTRACT, OWNER
 
 SECRET = b"a file of the host"
@@ -181,6 +185,44 @@ def test_a_path_of_too_many_names_is_refused(tmp_path: Path) -> None:
     with opened(tmp_path) as fd:
         shutil.rmtree(made)
         assert [path for path, _ in files_below(fd, frozenset({"out", "keys"}))] == []
+
+
+HOLDER = """
+import os, signal, sys
+from pathlib import Path
+from hagane.terms.files import alone
+with alone(Path(sys.argv[1]), private=True):
+    print("held", flush=True)
+    signal.pause()
+"""
+
+
+def test_a_lock_is_held_by_one_and_let_go_by_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "lock"
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+        with path.open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        holder.kill()
+    order: list[int] = []
+
+    def work(number: int) -> None:
+        with alone(path) as fd:  # threads of one process wait for each other too
+            order.append(number)
+            os.write(fd, b"x")
+            order.append(number)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert order[::2] == order[1::2] and sorted(order[::2]) == list(range(8))
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="the disk refused a lock") as e, alone(tmp_path / "file" / "lock"):
+        raise AssertionError
+    assert e.value.where and e.value.next_step
 
 
 def test_a_folder_below_a_root_is_reached_without_links(source: Path, tmp_path: Path) -> None:
