@@ -5,7 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hagane.seal import Ledger, Memory, Site, TrustStore, load_site, root_key
+from hagane.seal import (
+    Ledger,
+    Memory,
+    Signer,
+    Site,
+    TrustStore,
+    key_id_of,
+    load_private,
+    load_site,
+    public_of,
+    root_key,
+)
+from hagane.terms import ConfigError
 
 if TYPE_CHECKING:
     from hagane.catalog import Catalog
@@ -23,7 +35,7 @@ def open_catalog(home: Path, *, noted: bool = True) -> Catalog:
     """
     from hagane.catalog import Catalog
 
-    ledger = Ledger(home / "ledger.jsonl") if noted else None
+    ledger = ledger_of(home) if noted else None
     return Catalog.open(home / "catalog", site_of(home), TrustStore(home / "trust"), ledger)
 
 
@@ -34,6 +46,23 @@ def site_of(home: Path) -> Site:
         HaganeError: no site.toml, one that is not well formed, or one whose signature is bad.
     """
     return load_site(home / "site.toml", root_key(TrustStore(home / "trust")))
+
+
+def ledger_of(home: Path) -> Ledger:
+    """The site's ledger. Entries are signed where the site keeps its host key, in keys/host.pem.
+
+    Raises:
+        HaganeError: the host key cannot be read, or is not the one that the site's record names.
+    """
+    path = home / "keys" / "host.pem"
+    if not path.exists():
+        return Ledger(home / "ledger.jsonl")
+    site, key = site_of(home), load_private(path)
+    if site.host_key and site.host_key != key_id_of(public_of(key)):
+        raise ConfigError(
+            "this is not the host key that site.toml names", where=str(path), next_step="put the right key there"
+        )
+    return Ledger(home / "ledger.jsonl", signer=Signer(site.name, key))
 
 
 def memory_of(home: Path) -> Memory:
