@@ -40,8 +40,9 @@ def test_an_action_is_traced_to_owners_contracts_and_proofs(whole: Books, capsys
         assert words in out
     assert all(f"by {owner}; until" in out for owner in SETS.values())
     assert "0 unsigned after the first" in out and "proved by" in out
-    rows = json.loads(proofs.read_text())
-    assert {r["kind"] for r in rows} >= {"run", "read", "checkpoint", "deployment", "recording"}
+    told = json.loads(proofs.read_text())
+    assert told["values"]["move"] == [2, 0.5] and told["checkpoint"] == whole.second
+    assert {r["kind"] for r in told["proofs"]} >= {"run", "read", "checkpoint", "deployment", "recording"}
     assert audit(whole, "trace", str(whole.recording)) == 0
     assert "traced      5 of 5 actions" in capsys.readouterr().out
 

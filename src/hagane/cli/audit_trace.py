@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,11 +12,11 @@ import tyro
 
 from hagane.cli.audit_books import Books, Where, open_books
 from hagane.cli.audit_checkpoint import TensorPlace, contracts_in, find_checkpoint, read_manifest, tensors_of
-from hagane.cli.recorded import Action, Recording, read_recording
-from hagane.seal import Entry, Ledger, SignedContract, TrustStore, is_name, load_contract
+from hagane.cli.audit_page import Page, print_evidence, served_actions, when
+from hagane.cli.recorded import Action, read_recording
+from hagane.seal import Ledger, SignedContract, TrustStore, is_name, load_contract
 from hagane.seal.lineage import checkpoint_in
 from hagane.terms import ConfigError, ContractError, HaganeError
-from hagane.terms.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -42,23 +41,6 @@ class Trace(Where):
     """List every tensor with its owner."""
     json: Path | None = None
     """File for the inclusion proofs, which anybody can check."""
-
-
-@dataclass
-class Page:
-    """What is printed, and what was found wrong."""
-
-    problems: int = 0
-    """Places where the chain does not join."""
-
-    def say(self, what: str, text: str) -> None:
-        """A line."""
-        print(f"{what:<11} {text}")
-
-    def problem(self, text: str) -> None:
-        """A line about something wrong."""
-        self.problems += 1
-        print(f"  PROBLEM   {text}")
 
 
 def trace(argv: list[str]) -> int:
@@ -86,7 +68,7 @@ def trace(argv: list[str]) -> int:
             next_step="give FILE.mcap@SECONDS, a checkpoint's folder or id, or a machine's name",
         )
     if books is not None:
-        print_evidence(books, used, o.json)
+        print_evidence(books, used, o.json, page)
     print("This is what was recorded; it rests on the honesty of the site that recorded it.")
     return int(page.problems > 0)
 
@@ -102,6 +84,8 @@ def trace_checkpoint(page: Page, books: Books, checkpoint: str, own: Mapping[str
     """
     runs, broken = books.lineage.behind(checkpoint)
     used: list[int] = []
+    stated = {name: sorted({*run.stated, *run.read}) for name, run in runs.items()}
+    page.facts |= {"checkpoint": checkpoint, "runs": stated}
     for at, why in broken.items():
         page.problem(f"checkpoint {at[:16] or '(not told)'}: {why}")
     for position, run in enumerate(runs.values()):
@@ -118,52 +102,13 @@ def trace_checkpoint(page: Page, books: Books, checkpoint: str, own: Mapping[str
     return used
 
 
-def print_evidence(books: Books, used: list[int], to: Path | None = None) -> None:
-    """Print the entries that were used with their proofs; write the proofs for others to check."""
-    for line in books.words():
-        print(line)
-    found = books.prove(used)
-    for one in found[:24]:
-        print(f"  {one}")
-    if len(found) > 24:
-        print(f"  and {len(found) - 24} more entries, all proved")
-    if to is not None:
-        rows = [
-            {"entry": e.index, "kind": e.kind, "leaf": e.proof.leaf, "path": list(e.proof.path)}
-            | {"size": e.head.size, "root": e.head.root, "countersigned": list(e.by)}
-            for e in found
-        ]
-        try:
-            write_whole(to, [json.dumps(rows, indent=1).encode() + b"\n"])
-        except OSError as e:
-            raise ConfigError(f"cannot be written: {e.strerror}", where=str(to)) from None
-
-
-def served_actions(books: Books, recording: Recording) -> tuple[list[Entry], list[str]]:
-    """Entries that answer for a recording's actions, and why they do not, where so: then none of them is traced."""
-    lineage, problems = books.lineage, []
-    noted = [e for e in lineage.recordings if e.body.get("root_sha256") == recording.root]
-    if not noted:
-        problems.append("no entry names this recording's root: it was changed, or never noted")
-    until = noted[0].index if noted else lineage.size
-    served = [
-        e
-        for e in lineage.deployments
-        if (e.body.get("machine"), checkpoint_in(e)) == (recording.machine, recording.checkpoint) and e.index < until
-    ]
-    if not served:
-        problems.append(f"no deployment of this checkpoint on {recording.machine!r} was noted before the recording")
-    if noted and checkpoint_in(noted[0]) != recording.checkpoint:
-        problems.append("the entry names another checkpoint")
-    return noted[:1] + served, problems
-
-
 def _trace_recording(page: Page, books: Books, path: Path, seconds: str) -> list[int]:
     made = read_recording(path)
     try:
         action = made.at(float(seconds)) if seconds else None
     except ValueError:
         raise ConfigError(f"{seconds!a} is no time in seconds", where=str(path), next_step="write FILE@12.5") from None
+    page.facts |= {"recording": path.name, "root": made.root, "machine": made.machine}
     page.say("recording", f"{path}, machine {made.machine}, {made.messages} messages, root {made.root}")
     if action is not None:
         _print_action(page, action)
@@ -177,11 +122,13 @@ def _trace_recording(page: Page, books: Books, path: Path, seconds: str) -> list
     page.say("checkpoint", made.checkpoint or "(the server told none)")
     used = [e.index for e in entries] + trace_checkpoint(page, books, made.checkpoint)
     count = 1 if action is not None else len(made.actions)
-    page.say("traced", f"{0 if page.problems else count} of {count} actions")
+    page.facts |= {"actions": count, "traced": 0 if page.problems else count}
+    page.say("traced", f"{page.facts['traced']} of {count} actions")
     return used
 
 
 def _print_action(page: Page, action: Action) -> None:
+    page.facts |= {"time_s": action.time_ns / 1e9, "values": action.values}
     page.say("action", f"at {action.time_ns / 1e9:g} s, guard {action.state or 'not recorded'}")
     for name, values in action.values.items():
         page.say(f"  {name}", ", ".join("none" if v is None else f"{v:.6g}" for v in values))
@@ -321,11 +268,6 @@ def _print_terms(page: Page, path: Path, trust: TrustStore, owner: str, dataset:
     page.say("  signed", f"by {contract.owner}; until {contract.until}; {', '.join(contract.purposes)}")
     if contract.owner != owner or dataset not in contract.datasets:
         page.problem("this contract is not about this data set of this owner")
-
-
-def when(entry: Entry) -> str:
-    """Time of an entry, UTC."""
-    return datetime.fromtimestamp(entry.time_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _part(home: Path | None, name: str) -> Path | None:

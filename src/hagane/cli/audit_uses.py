@@ -12,7 +12,7 @@ import tyro
 
 from hagane.cli.audit_books import Books, Where, open_books
 from hagane.cli.audit_checkpoint import find_checkpoint, read_manifest
-from hagane.cli.audit_trace import print_evidence, when
+from hagane.cli.audit_page import print_evidence, when
 from hagane.seal import Entry
 from hagane.seal.lineage import SetTrace, checkpoint_in
 from hagane.terms import ConfigError, digest_file
