@@ -153,7 +153,7 @@ def test_facts_are_strict() -> None:
     with pytest.raises(ContractError, match="below 0"):
         CheckpointFact(A, "r", -1)
     with pytest.raises(ContractError, match="no sha256"):
-        RunFact("r", A, A, {"x": "short"}, {}, {}, {}, A)
+        RunFact("r", A, A, {"x": "short"}, {}, {}, {}, A, A, {})
     with pytest.raises(ContractError, match="no kind of fact"):
         read_fact("chekpoint", {})
 

@@ -129,12 +129,12 @@ def test_verify_prints_what_to_remember_and_finds_a_flip(here: Path, capsys: pyt
     assert main(["audit", "verify", "cut.jsonl", "--size", "3"]) == 1
 
 
-def checkpoint(run: Path, contract: str) -> Path:
+def checkpoint(run: Path, contract: str, tensor: str = "trunk.layers.0.moe.router.member-cars.000") -> Path:
     """A checkpoint's folder as the engine writes it, with a little safetensors file."""
     folder = run / "checkpoints" / "step-000010"
     (folder / "weights").mkdir(parents=True)
-    (folder / "model.toml").write_text("size = '1m'\n")
-    header = json.dumps({"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}).encode()
+    (folder / "model.toml").write_text("size = '1m'\n[experts]\nmember-cars = 1\n")
+    header = json.dumps({tensor: {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}).encode()
     weights = struct.pack("<Q", len(header)) + header + bytes(24)
     for rank in range(2):  # each wrote a half of one tensor
         (folder / "weights" / f"member-cars.r{rank:05d}.0.safetensors").write_bytes(weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import Any, ClassVar
 
@@ -26,6 +26,8 @@ class Gate:
     """The date (UTC) that contracts are judged at."""
     memory: Memory
     """What the site remembers of contracts and days."""
+    run: str = field(default="", kw_only=True)
+    """Run that reads; its entries name it."""
 
     def decide(self, signed: SignedContract | None, dataset: str, digest: str, owner: str, purpose: str) -> Decision:
         """What `permit` answers; nothing is written down."""
@@ -77,8 +79,8 @@ class Gate:
     def note(self, kind: str, dataset: str, signed: SignedContract | None, body: Mapping[str, Any]) -> None:
         """Write down what was done with a data set."""
         if self.ledger is not None:
-            contract = signed.digest if signed is not None else ""
-            self.ledger.append(kind, {"dataset": dataset, "contract": contract, "site": self.site.name, **body})
+            about = {"contract": signed.digest if signed is not None else "", "site": self.site.name}
+            self.ledger.append(kind, {"dataset": dataset, **about, **({"run": self.run} if self.run else {}), **body})
 
     def _request(self, dataset: str, digest: str, owner: str, purpose: str) -> Request:
         asked = (dataset, digest, owner, purpose)

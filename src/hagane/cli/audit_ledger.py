@@ -11,6 +11,7 @@ import tyro
 
 from hagane.cli.site import site_of
 from hagane.seal import Head, Ledger, Signer, TrustStore, load_private, public_of
+from hagane.seal.evidence import check_signatures
 from hagane.seal.history import (
     Witnessed,
     note_witnessed,
@@ -103,6 +104,9 @@ def verify(argv: list[str]) -> int:
         kinds[entry.kind] += 1
         signed += entry.envelope is not None
     print(f"{o.ledger}: sound, {head.size} entries ({', '.join(f'{n} {k}' for k, n in sorted(kinds.items()))})")
+    if o.site_key is not None and o.site:
+        good, bare = check_signatures(ledger, o.site, read_public(o.site_key))
+        print(f"{good} entries are signed by {o.site}, each checked; {bare} after the first of them are not signed")
     print(f"{signed} of them are signed" + ("" if signed else ": whoever could write the file could have written them"))
     if o.root:
         print(f"its first {o.size} entries are those remembered")

@@ -15,6 +15,7 @@ import tyro
 from numpy.typing import NDArray
 
 from hagane.cli.asking import Asker, Background, Lockstep
+from hagane.cli.noted import note_deployment, note_recording
 from hagane.guard import Envelope, Guard, GuardedAction, State, load_envelope, start_of
 from hagane.intake.recorder import McapRecorder
 from hagane.terms import ConfigError, HaganeError, HistoryBuffer, Policy, StoreError
@@ -187,6 +188,8 @@ class DriveArgs:
     """File for the results, one object a drive."""
     timeout_s: float = 5.0
     """Longest wait for an answer, seconds."""
+    home: Path = Path()
+    """The site's folder; its ledger notes weights, limits and recordings of the machine."""
 
 
 def main(argv: list[str]) -> int:
@@ -204,6 +207,7 @@ def main(argv: list[str]) -> int:
     results: list[DriveResult] = []
     with RemotePolicy(args.at, read_key(args.api_key_file), args.timeout_s) as policy:
         policy.reset(e, "")
+        note_deployment(args.home, policy.checkpoint_id, e.name, envelope)
         clock = "real time" if args.realtime else "lockstep"
         print(f"{e.name} at {args.at} ({clock}), score: {world.measure}\n{_head()}", flush=True)
         for k in range(args.episodes):
@@ -215,7 +219,7 @@ def main(argv: list[str]) -> int:
             try:
                 result = drive(world, case, seed, policy, envelope, recorder, realtime=args.realtime)
             finally:
-                problems += _closed(recorder)
+                problems += _closed(recorder, args.home)
             results.append(result)
             print(_line(result), flush=True)
             if result.failed:
@@ -248,11 +252,11 @@ def read_key(path: Path | None) -> str:
     return key
 
 
-def _closed(recorder: McapRecorder | None) -> list[str]:
-    """Close a recording; why it is not complete, if so."""
+def _closed(recorder: McapRecorder | None, home: Path) -> list[str]:
+    """Close a recording and note its root; why it is not complete, if so."""
     try:
         if recorder is not None:
-            recorder.close()
+            note_recording(home, recorder.close())
         return []
     except StoreError as e:
         return [str(e)]

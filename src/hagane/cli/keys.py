@@ -13,7 +13,8 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from hagane.seal import Keyring, Ledger, check_name, erase, out_of_reach, rotate
+from hagane.cli.site import ledger_of
+from hagane.seal import Keyring, check_name, erase, out_of_reach, rotate
 from hagane.terms import ConfigError
 
 Name = Annotated[str, tyro.conf.Positional]
@@ -142,7 +143,7 @@ def erase_(argv: list[str]) -> int:
         raise ConfigError(
             f"erasing {o.name!r} cannot be undone", where="hagane keys erase", next_step=f"say it again: --yes {o.name}"
         )
-    ledger = Ledger(o.home / "ledger.jsonl")
+    ledger = ledger_of(o.home)
     done = erase(keyring, o.owner, o.name, ledger.append)
     print(f"erased: the key of {o.name}, {len(done.generations)} generation(s); ledger entry {done.entry}")
     for place in done.places:

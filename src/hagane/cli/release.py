@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import tyro
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from hagane.cli.site import site_of
-from hagane.seal import Ledger, TrustStore, load_private
+from hagane.cli.site import ledger_of, site_of
+from hagane.seal import TrustStore, load_private
 from hagane.seal.release import Expected, Gate, Passed, Rounding, pass_tensors
 from hagane.seal.release_claims import MOST_BYTES, lineage_of, membership_of
 from hagane.seal.release_record import RELEASE, check_release, digest_of, sign_release
@@ -67,7 +67,7 @@ def make(argv: list[str]) -> int:
     """Run `hagane release make`."""
     o = tyro.cli(Make, args=argv, prog="hagane release make")
     site = site_of(o.home)
-    ledger = Ledger(o.home / "ledger.jsonl")
+    ledger = ledger_of(o.home)
     about = {"what": "weights", "site": site.name, "out": o.out.name}
     try:
         if o.out.exists():

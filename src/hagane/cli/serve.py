@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from hagane.cli.drive import read_key
+from hagane.cli.noted import note_deployment
 from hagane.terms import ConfigError
 
 
@@ -25,6 +26,8 @@ class ServeArgs:
     """TCP port; 0 takes a free one."""
     api_key_file: Path | None = None
     """File with a key that clients must send as "Authorization: Api-Key ..."."""
+    home: Path = Path()
+    """The site's folder; its ledger notes which weights serve which machines."""
 
 
 def main(argv: list[str]) -> int:
@@ -41,6 +44,8 @@ def main(argv: list[str]) -> int:
     from hagane.serve import serve_policy
 
     policy = load_policy(args.checkpoint)
+    for machine in sorted(policy.embodiments):
+        note_deployment(args.home, policy.checkpoint_id, machine)
 
     def ready(url: str) -> None:
         print(f"serving {', '.join(sorted(policy.embodiments))} at {url}", flush=True)

@@ -6,8 +6,24 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+<<<<<<< HEAD
 from hagane.cli.inside import broker
 from hagane.seal import Keyring, Ledger, Memory, Site, TrustStore, load_site, root_key
+=======
+from hagane.seal import (
+    Ledger,
+    Memory,
+    Signer,
+    Site,
+    TrustStore,
+    key_id_of,
+    load_private,
+    load_site,
+    public_of,
+    root_key,
+)
+from hagane.terms import ConfigError
+>>>>>>> w-officer
 
 if TYPE_CHECKING:
     from hagane.catalog import Catalog
@@ -27,6 +43,7 @@ def open_catalog(home: Path, *, noted: bool = True, jailed: bool = False) -> Cat
     """
     from hagane.catalog import Catalog
 
+<<<<<<< HEAD
     site, trust, desk = site_of(home), TrustStore(home / "trust"), broker()
     if desk is not None:
         return Catalog.open(home / "catalog", site, trust, keys=desk, desk=desk)
@@ -41,6 +58,10 @@ def keyring_of(home: Path) -> Keyring:
 
     fd = int(os.environ.get("HAGANE_PASSPHRASE_FD", "-1"))
     return Keyring(home / "keys", lambda owner: passphrase_of(owner, fd))
+=======
+    ledger = ledger_of(home) if noted else None
+    return Catalog.open(home / "catalog", site_of(home), TrustStore(home / "trust"), ledger)
+>>>>>>> w-officer
 
 
 def site_of(home: Path) -> Site:
@@ -50,6 +71,23 @@ def site_of(home: Path) -> Site:
         HaganeError: no site.toml, one that is not well formed, or one whose signature is bad.
     """
     return load_site(home / "site.toml", root_key(TrustStore(home / "trust")))
+
+
+def ledger_of(home: Path) -> Ledger:
+    """The site's ledger. Entries are signed where the site keeps its host key, in keys/host.pem.
+
+    Raises:
+        HaganeError: the host key cannot be read, or is not the one that the site's record names.
+    """
+    path = home / "keys" / "host.pem"
+    if not path.exists():
+        return Ledger(home / "ledger.jsonl")
+    site, key = site_of(home), load_private(path)
+    if site.host_key and site.host_key != key_id_of(public_of(key)):
+        raise ConfigError(
+            "this is not the host key that site.toml names", where=str(path), next_step="put the right key there"
+        )
+    return Ledger(home / "ledger.jsonl", signer=Signer(site.name, key))
 
 
 def memory_of(home: Path) -> Memory:

@@ -15,12 +15,18 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+<<<<<<< HEAD
 from hagane.cli.inside import tell
 from hagane.cli.keeper import kept
 from hagane.cli.opens import Opens, in_jail
 from hagane.cli.sealed_run import is_sealed_run, read_sealed_run
 from hagane.cli.site import open_catalog
 from hagane.terms import ConfigError, HaganeError, RunRecord, TrainingError, load_toml
+=======
+from hagane.cli.noted import note_run
+from hagane.cli.site import open_catalog
+from hagane.terms import ConfigError, RunRecord, TrainingError, digest_value, load_toml
+>>>>>>> w-officer
 
 if TYPE_CHECKING:
     from hagane.catalog import Catalog
@@ -164,11 +170,14 @@ def be_rank(o: Train, start: Start) -> None:
     device = device_for(config.device)
     with crew_of(seat_from_env(), device, facts_of_rank(config, device.type), config.watch_s, end_rank) as crew:
         catalog = open_catalog(o.home, noted=crew.first)
+        catalog.gate = replace(catalog.gate, run=o.run.name)
         with crew.first_alone("data"):
             crew.watch.at(0, "opening data", patient=True)
             data = open_data(catalog, config)
             if start.change and crew.first:
                 note_change(o, config, data, catalog)
+            if crew.first:
+                note_start(o, start, data, catalog)
         crew.watch.at(0, "making the model")
         shown = (
             TrainPanel.for_stream(config.step.steps, title=o.run.name)
@@ -185,10 +194,11 @@ def be_rank(o: Train, start: Start) -> None:
                 report=report,
                 note=say,
                 left_out=partial(note_skip, o, catalog),
+                saved=partial(note_saved, catalog),
                 crew=crew,
             )
         if crew.first:
-            tell_end(o, config, record, catalog)
+            tell_end(o, config, record)
 
 
 def end_rank(error: TrainingError | None) -> None:
@@ -214,17 +224,42 @@ def note_change(o: Train, config: TrainConfig, data: CatalogData, catalog: Catal
     print(f"from step {change.step} on: {', '.join(change.datasets)}")
 
 
+def note_start(o: Train, start: Start, data: CatalogData, catalog: Catalog) -> None:
+    """Note in the ledger with which code, data, contracts and shards the run begins or goes on."""
+    from hagane.catalog.contents import files_of
+    from hagane.train.run import make_record
+
+    before = record_of(o.run) if start.resume else None
+    lists = {n: [(f.path, f.sha256) for f in files_of(catalog, n)] for n in data.lineage}
+    shards = {n: (digest_value(files), len(files)) for n, files in lists.items()}
+    begun_from = {o.run.name: before.checkpoint_id} if before is not None and before.checkpoint_id else {}
+    note_run(o.home, make_record(o.run, start.config, data.lineage), shards, begun_from)
+
+
+def record_of(run: Path) -> RunRecord | None:
+    """What a run wrote down of itself; None before it did."""
+    path = run / "record.json"
+    try:
+        return RunRecord(**json.loads(path.read_text("utf-8"))) if path.exists() else None
+    except (OSError, ValueError, TypeError) as e:
+        raise TrainingError(f"the run's record cannot be read: {e}", where=str(path)) from None
+
+
 def note_skip(o: Train, catalog: Catalog, skip: Skip) -> None:
     """Note in the ledger which batches a run left out."""
     if catalog.ledger is not None:
         catalog.ledger.append("skip", {"run": o.run.name, **asdict(skip)})
 
 
-def tell_end(o: Train, config: TrainConfig, record: RunRecord, catalog: Catalog) -> None:
-    """Note the last checkpoint in the ledger, and say where it is."""
+def note_saved(catalog: Catalog, record: RunRecord) -> None:
+    """Note a whole checkpoint in the ledger."""
     if catalog.ledger is not None:
-        body = {"run": record.id, "checkpoint": record.checkpoint_id, "datasets": dict(record.datasets)}
-        catalog.ledger.append("checkpoint", body)
+        body = {"run": record.id, "checkpoint": record.checkpoint_id, "step": record.steps}
+        catalog.ledger.append("checkpoint", {**body, "datasets": dict(record.datasets)})
+
+
+def tell_end(o: Train, config: TrainConfig, record: RunRecord) -> None:
+    """Say where the last checkpoint is."""
     print(f"checkpoint {record.checkpoint_id[:16]} of run {record.id} at step {record.steps}, in {o.run}/checkpoints")
     if record.steps < config.step.steps:
         print(f"stopped as asked, before step {config.step.steps}: go on with `hagane train --resume --run {o.run}`")

@@ -13,8 +13,8 @@ from hagane.terms import HaganeError
 
 
 @contextmanager
-def served(teller: Teller, run: Path) -> Iterator[str]:
-    """Serve a run's newest checkpoint on a free port of this machine; gives its address.
+def served(teller: Teller, run: Path, home: Path) -> Iterator[str]:
+    """Serve a run's newest checkpoint on a free port of this machine, as the site in `home`; gives its address.
 
     Raises:
         HaganeError: the server did not come up; its own words are in the message.
@@ -23,7 +23,7 @@ def served(teller: Teller, run: Path) -> Iterator[str]:
     from hagane.model.weights import latest
 
     checkpoint = latest(run / "checkpoints")
-    args = ["serve", str(checkpoint), "--port", "0"]
+    args = ["serve", str(checkpoint), "--port", "0", "--home", str(home)]
     command = [sys.executable, "-m", "hagane", *args]
     with teller.step("Serve the weights", "hagane " + " ".join(args)):
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

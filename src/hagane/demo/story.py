@@ -24,8 +24,8 @@ from hagane.demo.members import MEMBERS, write_logs
 from hagane.demo.server import served
 from hagane.demo.site import ABROAD, contract, found_site, sign_abroad, sign_contracts
 from hagane.demo.teller import Teller
-from hagane.seal import Ledger, TrustStore, load_site, root_key
-from hagane.terms import HaganeError
+from hagane.seal import TrustStore, load_site, root_key
+from hagane.terms import APPLIED, HaganeError
 
 EPISODES = {"arm": 40, "road": 100, "mill": 64}
 """Evaluation seeds of each case."""
@@ -83,6 +83,7 @@ def tell(plan: Plan, run_verb: Callable[[Sequence[str]], int]) -> Path:
         t.verb(f"Evaluate on the {m.world}", [*args, "--every", "2" if m.world != "road" else "1"])
     drives = serve_and_drive(t, plan, worlds)
     t.verb("Trace the weights to their owners", ["audit", "trace", str(plan.run), *home])
+    told = trace_actions(t, plan)
     story = Story(
         title="hagane demo: one generalist, three machines",
         machine=computer(),
@@ -91,7 +92,7 @@ def tell(plan: Plan, run_verb: Callable[[Sequence[str]], int]) -> Path:
         steps=tuple(t.steps),
         intake=came_in(plan),
         refusals=(refusal,),
-        lineage=lineage(plan),
+        lineage=lineage(plan, told),
         drives=drives,
     )
     (plan.run / "story.json").write_text(json.dumps(dataclasses.asdict(story), indent=1, ensure_ascii=False), "utf-8")
@@ -155,10 +156,11 @@ def serve_and_drive(t: Teller, plan: Plan, worlds: dict[str, Path]) -> tuple[Dri
     """Serve the checkpoint, drive each world against it through the guard, and bring the recordings back."""
     drives = []
     t.say("The weights answer over the openpi wire; every action passes the guard before it reaches a machine.")
-    with served(t, plan.run) as url:
+    with served(t, plan.run, plan.out) as url:
         for m in MEMBERS:
             kept, told = plan.out / "drives" / m.world, plan.run / "drives" / f"{m.world}.json"
             args = ["drive", m.world, "--at", url, "--episodes", "2", "--record", str(kept), "--json", str(told)]
+            args += stores(plan)
             t.verb(f"Drive the {m.world} through the guard", args)
             back = ["intake", str(kept), "--embodiment", str(worlds[m.world]), "--dry-run"]
             t.verb(f"The {m.world}'s recordings come back through intake", back)
@@ -195,26 +197,42 @@ def catalog_of(plan: Plan) -> Catalog:
     return Catalog.open(plan.out / "catalog", load_site(plan.out / "site.toml", root_key(trust)), trust)
 
 
-def lineage(plan: Plan) -> Lineage:
-    """From an action that a machine carried out in the demo to the contracts behind it."""
-    from hagane.intake import read_logs
-    from hagane.terms import Embodiment, RunRecord, load_toml
+def trace_actions(t: Teller, plan: Plan) -> Path:
+    """Every action of every recording is traced; returns the file about one in the middle of the arm's first drive.
 
-    record = RunRecord(**json.loads((plan.run / "record.json").read_text("utf-8")))
-    log = sorted((plan.out / "drives" / "arm").glob("*.mcap"))[0]
-    machine = load_toml(machines()["arm"], Embodiment)
-    episode = next(iter(read_logs(log, machine)))
-    stream = episode.streams[machine.act[0].name]
-    half = len(stream) // 2
+    Raises:
+        HaganeError: one of them is not.
+    """
+    home, told = ["--home", str(plan.out)], plan.run / "trace.json"
+    recordings = sorted((plan.out / "drives").glob("*/*.mcap"))
+    with t.step("Trace every action to its data", f"hagane audit trace RECORDING --home {plan.out}"):
+        for path in recordings:
+            with t.quiet():
+                t.must("audit", "trace", str(path), *home, "--json", str(told))
+            facts = json.loads(told.read_text("utf-8"))
+            print(
+                f"{path.name}: {facts['traced']} of {facts['actions']} actions, {len(facts['proofs'])} entries proved"
+            )
+    first = next(p for p in recordings if p.parent.name == "arm")
+    at = f"{first}@1"
+    t.verb("Trace one action back to the owners", ["audit", "trace", at, *home, "--json", str(told)])
+    return told
+
+
+def lineage(plan: Plan, told: Path) -> Lineage:
+    """From an action that a machine carried out to the contracts behind it, as `hagane audit trace` told it."""
+    facts = json.loads(told.read_text("utf-8"))
     action: dict[str, str | float | int | bool | list[float] | None] = {
-        "machine": "arm",
-        "recording": log.name,
-        "time_s": round(int(stream.times_ns[half]) / 1e9, 3),
-        machine.act[0].name: [round(float(v), 4) for v in stream.values[half]],
+        "machine": facts["machine"],
+        "recording": facts["recording"],
+        "time_s": round(facts["time_s"], 3),
     }
-    head = Ledger(plan.out / "ledger.jsonl").head()
-    sets = [Source(n, record.owners[n], d, record.contracts[n]) for n, d in record.datasets.items()]
-    return Lineage(action, record.checkpoint_id, record.id, tuple(sets), LedgerHead(head.size, head.root))
+    for name, values in facts["values"].items():
+        if not name.endswith(APPLIED):
+            action[name] = [round(v, 4) for v in values if v is not None]
+    catalog, (run, names) = catalog_of(plan), next(iter(facts["runs"].items()))
+    sets = tuple(Source(r.name, r.owner, r.digest, r.contract_digest) for r in map(catalog.record, names))
+    return Lineage(action, facts["checkpoint"], run, sets, LedgerHead(**facts["head"]))
 
 
 def computer() -> dict[str, str | float | int | bool | None]:

@@ -22,7 +22,8 @@ from hagane.engine.ranks import world_size
 from hagane.engine.stages import Stage
 from hagane.model import Generalist, ModelConfig, start_pieces
 from hagane.model.moe import MoE
-from hagane.model.naming import BY_EXPERT, Piece
+from hagane.model.naming import Piece
+from hagane.terms.ownership import BY_EXPERT
 
 
 @dataclass

@@ -10,17 +10,7 @@ from dataclasses import dataclass
 
 from hagane.model.generalist import Generalist
 from hagane.model.sizes import CONSORTIUM
-
-BY_SLOT = ("tokeniser.w_in", "tokeniser.b_in", "tokeniser.w_next", "normaliser.centre", "normaliser.scale")
-BY_EMBODIMENT = (
-    "tokeniser.prompts",
-    "tower.w_in",
-    "tower.w_out",
-    "normaliser.action_centre",
-    "normaliser.action_scale",
-)
-BY_EXPERT = (".moe.router", ".moe.experts.up", ".moe.experts.down")
-BY_GATE = ".moe.bias_GE"
+from hagane.terms.ownership import BY_EMBODIMENT, BY_EXPERT, BY_GATE, BY_SLOT
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 @dataclass(frozen=True)
 class Fact:
     """Base of the kinds of entries below. A field `*_sha256` is 64 hex digits; a table of digests maps names to them.
+    A field in `MAY_LACK` may be "" too.
 
     Raises:
         ContractError: a digest that is none, a number below 0.
@@ -24,13 +25,16 @@ class Fact:
 
     KIND: ClassVar[str] = ""
     """Kind of the entry."""
+    MAY_LACK: ClassVar[frozenset[str]] = frozenset()
+    """Digests that may be ""."""
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if f.name.endswith("_sha256"):
                 values = list(value.values()) if isinstance(value, Mapping) else [value]
-                if not all(isinstance(v, str) and _DIGEST.fullmatch(v) for v in values):
+                lacks = value == "" and f.name in self.MAY_LACK
+                if not lacks and not all(isinstance(v, str) and _DIGEST.fullmatch(v) for v in values):
                     raise ContractError(f"`{f.name}` is no sha256 of 64 hex digits", where=f"entry {self.KIND!r}")
             elif isinstance(value, int) and value < 0:
                 raise ContractError(f"`{f.name}` is below 0", where=f"entry {self.KIND!r}")
@@ -65,6 +69,8 @@ class RunFact(Fact):
 
     KIND: ClassVar[str] = "run"
     """Kind of the entry."""
+    MAY_LACK: ClassVar[frozenset[str]] = frozenset({"jail_sha256"})
+    """Without a jail there is no plan of one."""
     run: str
     """Id of the run."""
     config_sha256: str
@@ -80,7 +86,11 @@ class RunFact(Fact):
     shard_counts: Mapping[str, int]
     """Data set to the number of these shards."""
     jail_sha256: str
-    """sha256 of the jail's plan."""
+    """sha256 of the jail's plan; "" without a jail."""
+    environment_sha256: str
+    """sha256 of the versions of what computes; the run's record lists them."""
+    begun_from_sha256: Mapping[str, str]
+    """Run to the id of its checkpoint that this one starts from, itself when it goes on."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +133,16 @@ class DeploymentFact(Fact):
 
     KIND: ClassVar[str] = "deployment"
     """Kind of the entry."""
+    MAY_LACK: ClassVar[frozenset[str]] = frozenset({"checkpoint_sha256", "envelope_sha256"})
+    """A server of somebody else may tell no checkpoint; a server of ours knows no machine's limits."""
     checkpoint_sha256: str
-    """Id of the checkpoint."""
+    """Id of the checkpoint; "" when the server told none."""
     machine: str
     """Name of the machine."""
     envelope_sha256: str
-    """sha256 of the machine's limits."""
+    """sha256 of the machine's limits; "" at a server, which leaves them to the machine's own guard."""
+    site: str
+    """Name of the site."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +173,10 @@ class RecordingFact(Fact):
 
     KIND: ClassVar[str] = "recording"
     """Kind of the entry."""
+    MAY_LACK: ClassVar[frozenset[str]] = frozenset({"checkpoint_sha256"})
+    """A server of somebody else may tell no checkpoint."""
     root_sha256: str
-    """Root of the hashes."""
+    """Merkle root over what the recording says of itself, then over its messages by topic and time."""
     machine: str
     """Name of the machine."""
     checkpoint_sha256: str

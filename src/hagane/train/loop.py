@@ -109,6 +109,7 @@ def train(
     report: Callable[[Mapping[str, Any]], None] = lambda _: None,
     note: Callable[[str], None] = lambda _: None,
     left_out: Callable[[Skip], None] = lambda _: None,
+    saved: Callable[[RunRecord], None] = lambda _: None,
     crew: Crew = Crew(),  # noqa: B008 - frozen
 ) -> RunRecord:
     """Train to the config's last step, or until asked to stop; returns the record with the last checkpoint's id.
@@ -121,14 +122,21 @@ def train(
         report: hears every line of the metrics, on rank 0.
         note: hears what a person should know of a resumed run, on rank 0.
         left_out: hears, on rank 0, which batches are not learned from (see `hagane.train.spike`).
+        saved: hears, on rank 0, of every checkpoint once it is whole.
         crew: the ranks; every one of them calls this.
 
     Raises:
         TrainingError: the data changed since the checkpoint, the disk is full, the spike guard gives up, ranks differ.
     """
     engine, run = begin(folder, config, data, resume, note if crew.first else lambda _: None, crew)
+<<<<<<< HEAD
     guard, made = run.guard, 0
     metrics = MetricsFile(folder / "metrics.jsonl", engine.step) if crew.first else None
+=======
+    run.saved = saved
+    guard, first = run.guard, engine.step
+    metrics = MetricsFile(folder / "metrics.jsonl", first) if crew.first else None
+>>>>>>> w-officer
     started = time.monotonic()
 
     def mine(step: int) -> Batch:
@@ -182,6 +190,8 @@ class Run:
     """Digests of data, mixture and settings."""
     guard: SpikeGuard
     """Which batches are learned from."""
+    saved: Callable[[RunRecord], None] = lambda _: None
+    """Hears, on rank 0, of every whole checkpoint."""
 
     def note(self, saved: Manifest | None) -> None:
         """Write down the newest whole checkpoint, if there is a newer one."""
@@ -189,6 +199,7 @@ class Run:
             self.record = replace(self.record, steps=saved.step, checkpoint_id=saved.id)
             if rank() == 0:
                 write_record(self.folder, self.record)
+                self.saved(self.record)
 
     def whole(self, saver: Saver) -> Mapping[int, str]:
         """Ids of the whole checkpoints by step, once the save under way is one of them."""
