@@ -220,6 +220,18 @@ def test_bytes_that_are_no_exchange_are_one_message(data: bytes, keys: tuple[Vou
     assert "next:" in str(e.value)
 
 
+def test_a_frame_that_we_would_have_written_otherwise_is_refused(keys: tuple[Vouching, Vouching]) -> None:
+    hello = {"address": str(JAILS[1]), "nonce": "5a" * 32, "version": 1}
+    good = canonical_json(hello)
+    for data in (good + b" ", good.replace(b":1", b": 1"), good.replace(b"{", b'{"version":1,'), b"[" + good + b"]"):
+        ours, far = socket.socketpair()
+        with ours, far:
+            ours.settimeout(5)
+            far.sendall(struct.pack(">I", len(data)) + data)
+            with pytest.raises(JailError, match="not of the exchange's form"):
+                exchange(ours, shown(0), {JAILS[1]: Peer(SITES[1], JAILS[1])}, keys[0])
+
+
 def test_a_peer_that_says_nothing_ends_the_exchange_in_time(keys: tuple[Vouching, Vouching]) -> None:
     ours, far = socket.socketpair()
     with ours, far, pytest.raises(JailError, match="said nothing in time"):
