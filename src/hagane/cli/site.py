@@ -6,11 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-<<<<<<< HEAD
 from hagane.cli.inside import broker
-from hagane.seal import Keyring, Ledger, Memory, Site, TrustStore, load_site, root_key
-=======
 from hagane.seal import (
+    Keyring,
     Ledger,
     Memory,
     Signer,
@@ -23,7 +21,6 @@ from hagane.seal import (
     root_key,
 )
 from hagane.terms import ConfigError
->>>>>>> w-officer
 
 if TYPE_CHECKING:
     from hagane.catalog import Catalog
@@ -43,11 +40,10 @@ def open_catalog(home: Path, *, noted: bool = True, jailed: bool = False) -> Cat
     """
     from hagane.catalog import Catalog
 
-<<<<<<< HEAD
     site, trust, desk = site_of(home), TrustStore(home / "trust"), broker()
     if desk is not None:
         return Catalog.open(home / "catalog", site, trust, keys=desk, desk=desk)
-    ledger = Ledger(home / "ledger.jsonl") if noted else None
+    ledger = ledger_of(home) if noted else None
     return Catalog.open(home / "catalog", site, trust, ledger, jailed=jailed)
 
 
@@ -58,10 +54,6 @@ def keyring_of(home: Path) -> Keyring:
 
     fd = int(os.environ.get("HAGANE_PASSPHRASE_FD", "-1"))
     return Keyring(home / "keys", lambda owner: passphrase_of(owner, fd))
-=======
-    ledger = ledger_of(home) if noted else None
-    return Catalog.open(home / "catalog", site_of(home), TrustStore(home / "trust"), ledger)
->>>>>>> w-officer
 
 
 def site_of(home: Path) -> Site:

@@ -15,18 +15,13 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-<<<<<<< HEAD
 from hagane.cli.inside import tell
 from hagane.cli.keeper import kept
+from hagane.cli.noted import note_run
 from hagane.cli.opens import Opens, in_jail
 from hagane.cli.sealed_run import is_sealed_run, read_sealed_run
 from hagane.cli.site import open_catalog
-from hagane.terms import ConfigError, HaganeError, RunRecord, TrainingError, load_toml
-=======
-from hagane.cli.noted import note_run
-from hagane.cli.site import open_catalog
-from hagane.terms import ConfigError, RunRecord, TrainingError, digest_value, load_toml
->>>>>>> w-officer
+from hagane.terms import ConfigError, HaganeError, RunRecord, TrainingError, digest_value, load_toml
 
 if TYPE_CHECKING:
     from hagane.catalog import Catalog

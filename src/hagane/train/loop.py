@@ -129,14 +129,9 @@ def train(
         TrainingError: the data changed since the checkpoint, the disk is full, the spike guard gives up, ranks differ.
     """
     engine, run = begin(folder, config, data, resume, note if crew.first else lambda _: None, crew)
-<<<<<<< HEAD
+    run.saved = saved
     guard, made = run.guard, 0
     metrics = MetricsFile(folder / "metrics.jsonl", engine.step) if crew.first else None
-=======
-    run.saved = saved
-    guard, first = run.guard, engine.step
-    metrics = MetricsFile(folder / "metrics.jsonl", first) if crew.first else None
->>>>>>> w-officer
     started = time.monotonic()
 
     def mine(step: int) -> Batch:
