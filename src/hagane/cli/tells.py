@@ -32,12 +32,18 @@ class Teller:
         words: words that the keeper knows (see `cli.events.passed`).
         panel: shows metrics; None where the verb has none.
         saved: called after an event that says something whole was written.
+        shown: the verb's own text comes out too, so its lines are not said twice.
     """
 
     def __init__(
-        self, words: frozenset[str], panel: TrainPanel | None = None, saved: Callable[[], None] = lambda: None
+        self,
+        words: frozenset[str],
+        panel: TrainPanel | None = None,
+        saved: Callable[[], None] = lambda: None,
+        *,
+        shown: bool = False,
     ) -> None:
-        self.words, self.panel, self.saved = words, panel, saved
+        self.words, self.panel, self.saved, self.shown = words, panel, saved, shown
         self.metrics: list[Mapping[str, float | str]] = []
         """Metrics that came out, rounded: the run's plain curve."""
         self.refused = 0
@@ -50,13 +56,13 @@ class Teller:
     def of(cls, verb: str, house: House, saved: Callable[[], None]) -> Iterator[Teller]:
         """The teller of a verb, with a panel where it trains."""
         if verb != "train":
-            yield cls(house.words(), None, saved)
+            yield cls(house.words(), None, saved, shown=house.shows)
             return
         from hagane.console import TrainPanel
 
         title = house.opens.makes[0].name if house.opens.makes else ""
         with TrainPanel.for_stream(house.opens.steps, title=title) as panel:
-            yield cls(house.words(), panel, saved)
+            yield cls(house.words(), panel, saved, shown=house.shows)
 
     def hear(self, event: str, fields: Mapping[str, Any]) -> None:
         """Take one event of the jail."""
@@ -69,7 +75,7 @@ class Teller:
                 self.metrics.append(out)
                 if self.panel is not None:
                     self.panel.update(out)
-            elif set(out) >= _fields_of(LINES[event]):
+            elif not self.shown and set(out) >= _fields_of(LINES[event]):
                 print(LINES[event].format(**out), flush=True)
         if event == "checkpoint":
             self.saved()
