@@ -15,6 +15,7 @@ import tyro
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hagane.cli.site import ledger_of, site_of
+from hagane.cli.witnessing import demand_witnessed
 from hagane.seal import TrustStore, load_private
 from hagane.seal.release import Expected, Gate, Passed, Rounding, pass_tensors
 from hagane.seal.release_claims import MOST_BYTES, lineage_of, membership_of
@@ -70,6 +71,7 @@ def make(argv: list[str]) -> int:
     ledger = ledger_of(o.home)
     about = {"what": "weights", "site": site.name, "out": o.out.name}
     try:
+        print(f"  {demand_witnessed(o.home)}")
         if o.out.exists():
             raise CheckpointError("is there already", where=str(o.out), next_step="choose another --out")
         with _making(o.out) as making:
