@@ -110,7 +110,7 @@ def context(facts: OfficerFacts) -> dict[str, Any]:
         "witnesses": [(name, _date(seconds)) for name, seconds in facts.witnesses],
         "signatures": facts.signatures,
         "sites": sorted(lineage.sites | {facts.site.name}),
-        "problems": lineage.problems(),
+        "problems": lineage.problems() + _without_contract(cards),
         "today": facts.today.isoformat(),
         "beyond": BEYOND,
         "short": short,
@@ -167,6 +167,11 @@ def _state(facts: OfficerFacts, one: SetTrace, contract: Contract | None) -> str
     if contract is None:
         return "unknown"
     return "expired" if facts.today > contract.until else "held"
+
+
+def _without_contract(cards: Sequence[SetCard]) -> list[str]:
+    """Data that is here, or in models, and whose signed contract is not at hand."""
+    return [f"{c.name!r}: no contract signed by its owner is at hand" for c in cards if c.state == "unknown"]
 
 
 def _machines(lineage: Lineage) -> list[dict[str, Any]]:
