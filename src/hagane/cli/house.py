@@ -123,6 +123,12 @@ class House:
         }
         self.ledger.append("jail", {**body, **walls, **about, "makes": [p.name for p in self.opens.makes]})
 
+    def note_text(self, size_bytes: int) -> None:
+        """Write down that text of a jail was shown, as its contracts grant."""
+        for name in (*self.datasets, *self.brings):
+            body = {"dataset": name, "site": self.catalog.site.name, "purpose": "view", "text_bytes": size_bytes}
+            self.ledger.append("shown", body)
+
     def words(self) -> frozenset[str]:
         """Words that may be told outside: names that stand open here anyway, and those that the verb knows."""
         machines = {self.catalog.record(n).embodiment for n in self.datasets if n not in self.catalog.problems}

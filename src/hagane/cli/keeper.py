@@ -69,6 +69,8 @@ def kept(argv: Sequence[str], opens: Callable[[], Opens]) -> int | None:
         with serve(listener, rules, house.keyring, house.ledger, granted):
             plan = plan_of(argv, house, Path(place) / "broker.sock", size_bytes)
             code = _run(plan, text, collector, house)
+        if text.shown and text.bytes:
+            house.note_text(text.bytes)
         teller.end(0 if text.shown else text.bytes)
     return code
 
