@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,15 +155,16 @@ def open_house(opens: Opens) -> House | None:
     sealed = any(is_sealed_run(p) for p in (*opens.runs, *opens.makes))
     if not sealed and not opens.brings and not (opens.home / "site.toml").exists():
         return None
-    from hagane.cli.site import keyring_of, open_catalog
-    from hagane.seal import Ledger, load_contract
+    from hagane.cli.site import keyring_of, ledger_of, open_catalog
+    from hagane.seal import load_contract
 
     catalog = open_catalog(opens.home, jailed=True)
     brings = {name: load_contract(path, catalog.trust) for name, path in opens.brings}
     folders = [p for p in (*opens.runs, *opens.makes) if is_sealed_run(p)]
     runs = tuple(read_sealed_run(p) for p in dict.fromkeys(folders))
-    ledger = catalog.ledger or Ledger(opens.home / "ledger.jsonl")
-    return House(opens, catalog, ledger, keyring_of(opens.home), brings, runs)
+    if opens.makes:
+        catalog.gate = replace(catalog.gate, run=opens.makes[0].name)  # reads say which run they are for
+    return House(opens, catalog, catalog.ledger or ledger_of(opens.home), keyring_of(opens.home), brings, runs)
 
 
 def _plain(value: object, known: set[str], depth: int = 0) -> bool:
