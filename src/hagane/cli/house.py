@@ -49,7 +49,7 @@ class House:
     @property
     def shows(self) -> bool:
         """True where people may look at what the verb prints: every contract grants to view here and now."""
-        if self.opens.purpose == "export":
+        if self.opens.purpose == "export" and not self.opens.handed:
             return True
         came = all("view" in c.contract.purposes for c in self.brings.values())
         return came and all(self.catalog.decide(name, "view").allowed for name in self.datasets)
