@@ -146,6 +146,17 @@ class House:
         return body
 
 
+def asks_for_jail(home: Path) -> bool:
+    """Whether any data set of a site lies under a contract that asks for a jail; False where there is no site."""
+    from hagane.cli.site import open_catalog
+
+    if not (home / "site.toml").exists():
+        return False
+    catalog = open_catalog(home, noted=False)
+    names = [r.name for r in catalog.ls() if r.name not in catalog.problems]
+    return any(catalog.contract(n).contract.protection == "jail" for n in names)
+
+
 def open_house(opens: Opens) -> House | None:
     """Open a site on behalf of a verb; None where there is no site and no sealed run, so that no contract asks.
 

@@ -54,6 +54,11 @@ def kept(argv: Sequence[str], opens: Callable[[], Opens]) -> int | None:
     house = open_house(opens())
     if house is None or not house.jailed:
         return None
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise JailError(
+            "ranks that torchrun starts would each have a jail of their own, and not reach each other",
+            next_step="hagane train --nproc N starts them in one jail; for several nodes see docs/jail.md",
+        )
     house.ask_all()
     size_bytes = int(os.environ.get(SIZE, 0)) << 20 or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     collector = Collector(house, size_bytes)
