@@ -80,7 +80,7 @@ class RelayPolicy:
         except OSError:
             raise self._end(f"it took no request within {self.timeout_s:g} s, or has ended") from None
         reply = self._receive(limits, self.timeout_s)
-        if reply == {"failed": True}:
+        if isinstance(reply, dict) and reply.keys() == {"failed"} and reply["failed"] is True:
             raise WireError("the model failed on this request")
         try:
             return actions_of(reply, e)
