@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hagane.cli.opens import Opens
 from hagane.cli.sealed_run import SealedRun, Source, is_sealed_run, read_sealed_run
-from hagane.terms import Decision, HaganeError, Refused, code_digest, errors
+from hagane.terms import Decision, Embodiment, HaganeError, Refused, code_digest, errors
 
 if TYPE_CHECKING:
     from hagane.catalog import Catalog
@@ -83,11 +83,28 @@ class House:
 
     def folders(self, dataset: str) -> Sequence[Path]:
         """Sealed folders of a data set on disk, for the broker."""
-        if dataset not in self.datasets:
+        if dataset not in self.opens.datasets:
             return ()
         root = self.catalog.root
         places = (root / "sets" / dataset, *sorted((root / "cache").glob(f"{dataset}-*")))
         return tuple(p for p in places if (p / "sealed.json").exists())
+
+    def machines(self) -> tuple[Embodiment, ...]:
+        """Machines of all data sets that are asked for, as their sealed files say; read out here, with our own keys.
+
+        Raises:
+            Refused: the key of one was erased; CorruptError: a file is not the one that was sealed.
+        """
+        from hagane.catalog.sealed import open_shelf
+        from hagane.catalog.stored import StoredSet
+        from hagane.seal import OwnKeys, open_folder
+
+        found = []
+        for name in self.datasets:
+            folder = self.catalog.root / "sets" / name
+            keys = OwnKeys(open_folder(folder), self.keyring) if self.catalog.record(name).sealed else None
+            found.append(StoredSet(open_shelf(folder, name, keys)).embodiment())
+        return tuple(found)
 
     def sources(self) -> tuple[Source, ...]:
         """What a run made now reads: data sets, and those behind the weights that it starts from."""
