@@ -32,7 +32,7 @@ SUB_VERBS = {
     "contract": ("keygen", "new", "sign", "show", "check"),
     "catalog": ("ls", "show", "sample", "diff", "duplicates", "split", "export", "verify"),
     "plan": ("size", "dry-run", "run", "programme", "scaling"),
-    "audit": ("verify", "trace"),
+    "audit": ("verify", "head", "witness", "trace", "uses", "recorded-absence", "report"),
     "keys": ("new", "ls", "rotate", "passphrase", "erase"),
     "jail": ("run", "test"),
     "release": ("make", "check", "membership"),
@@ -111,6 +111,9 @@ def steps_of(home: Path) -> list[list[str]]:
         ["erase", "line", "--owner", "member-steel", "--home", at, "--yes", "line"],
         ["audit", "verify", f"{at}/ledger.jsonl"],
         ["audit", "trace", f"{at}/runs/first", "--home", at],
+        ["audit", "uses", "line", "--home", at],
+        ["audit", "recorded-absence", "line", f"{at}/runs/first", "--home", at],
+        ["audit", "report", "--officer", "--html", f"{at}/officer.html", "--home", at],
     ]  # fmt: skip
 
 

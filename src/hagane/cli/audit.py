@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from hagane.cli.audit_ledger import head, verify, witness
+from hagane.cli.audit_report import report
 from hagane.cli.audit_trace import trace
 from hagane.cli.audit_uses import recorded_absence, uses
 
@@ -16,6 +17,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "trace": trace,
     "uses": uses,
     "recorded-absence": recorded_absence,
+    "report": report,
 }
 
 

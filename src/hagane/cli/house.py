@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ class House:
     @property
     def shows(self) -> bool:
         """True where people may look at what the verb prints: every contract grants to view here and now."""
-        if self.opens.purpose == "export":
+        if self.opens.purpose == "export" and not self.opens.handed:
             return True
         came = all("view" in c.contract.purposes for c in self.brings.values())
         return came and all(self.catalog.decide(name, "view").allowed for name in self.datasets)
@@ -140,6 +140,12 @@ class House:
         }
         self.ledger.append("jail", {**body, **walls, **about, "makes": [p.name for p in self.opens.makes]})
 
+    def note_text(self, size_bytes: int) -> None:
+        """Write down that text of a jail was shown, as its contracts grant."""
+        for name in (*self.datasets, *self.brings):
+            body = {"dataset": name, "site": self.catalog.site.name, "purpose": "view", "text_bytes": size_bytes}
+            self.ledger.append("shown", body)
+
     def words(self) -> frozenset[str]:
         """Words that may be told outside: names that stand open here anyway, and those that the verb knows."""
         machines = {self.catalog.record(n).embodiment for n in self.datasets if n not in self.catalog.problems}
@@ -157,6 +163,17 @@ class House:
         return body
 
 
+def asks_for_jail(home: Path) -> bool:
+    """Whether any data set of a site lies under a contract that asks for a jail; False where there is no site."""
+    from hagane.cli.site import open_catalog
+
+    if not (home / "site.toml").exists():
+        return False
+    catalog = open_catalog(home, noted=False)
+    names = [r.name for r in catalog.ls() if r.name not in catalog.problems]
+    return any(catalog.contract(n).contract.protection == "jail" for n in names)
+
+
 def open_house(opens: Opens) -> House | None:
     """Open a site on behalf of a verb; None where there is no site and no sealed run, so that no contract asks.
 
@@ -166,15 +183,16 @@ def open_house(opens: Opens) -> House | None:
     sealed = any(is_sealed_run(p) for p in (*opens.runs, *opens.makes))
     if not sealed and not opens.brings and not (opens.home / "site.toml").exists():
         return None
-    from hagane.cli.site import keyring_of, open_catalog
-    from hagane.seal import Ledger, load_contract
+    from hagane.cli.site import keyring_of, ledger_of, open_catalog
+    from hagane.seal import load_contract
 
     catalog = open_catalog(opens.home, jailed=True)
     brings = {name: load_contract(path, catalog.trust) for name, path in opens.brings}
     folders = [p for p in (*opens.runs, *opens.makes) if is_sealed_run(p)]
     runs = tuple(read_sealed_run(p) for p in dict.fromkeys(folders))
-    ledger = catalog.ledger or Ledger(opens.home / "ledger.jsonl")
-    return House(opens, catalog, ledger, keyring_of(opens.home), brings, runs)
+    if opens.makes:
+        catalog.gate = replace(catalog.gate, run=opens.makes[0].name)  # reads say which run they are for
+    return House(opens, catalog, catalog.ledger or ledger_of(opens.home), keyring_of(opens.home), brings, runs)
 
 
 def _plain(value: object, known: set[str], depth: int = 0) -> bool:

@@ -69,6 +69,11 @@ def kept(argv: Sequence[str], opens: Callable[[], Opens], beside: Beside | None 
     house = open_house(opens())
     if house is None or not house.jailed:
         return None
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise JailError(
+            "ranks that torchrun starts would each have a jail of their own, and not reach each other",
+            next_step="hagane train --nproc N starts them in one jail; for several nodes see docs/jail.md",
+        )
     house.ask_all()
     size_bytes = int(os.environ.get(SIZE, 0)) << 20 or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     collector = Collector(house, size_bytes)
@@ -85,6 +90,8 @@ def kept(argv: Sequence[str], opens: Callable[[], Opens], beside: Beside | None 
             sockets = (Bind(Path(place) / "broker.sock", SOCKET), *(beside.sockets if beside else ()))
             plan = plan_of(argv, house, sockets, size_bytes)
             code = _run(plan, text, collector, house, beside)
+        if text.shown and text.bytes:
+            house.note_text(text.bytes)
         teller.end(0 if text.shown else text.bytes)
     return code
 

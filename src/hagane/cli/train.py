@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from hagane.cli.house import asks_for_jail
 from hagane.cli.inside import tell
 from hagane.cli.keeper import kept
 from hagane.cli.noted import note_run
@@ -113,6 +114,8 @@ def opens_of(o: Train, argv: list[str]) -> Opens:
         run = read_sealed_run(begun)
         names = tuple(s.dataset for s in run.sources)
         return Opens(o.home, run.purpose, names, runs=(begun,), reads=reads, makes=(o.run,))
+    if begun is None and not asks_for_jail(o.home):
+        return Opens(o.home, "anchor")
     words = "import sys; from hagane.cli.train import print_wants; print_wants(sys.argv[1:])"
     asked = subprocess.run([sys.executable, "-c", words, *argv], capture_output=True, text=True)
     if asked.returncode:

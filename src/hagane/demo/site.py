@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hagane.demo.members import MEMBERS, Member
 from hagane.demo.teller import Teller
+from hagane.seal import generate_key, key_id_of, public_of, public_pem
 
 SITE = 'name = "consortium-lab"\ncountry = "JP"\noperator = "consortium"\n'
 TERMS = (
@@ -18,9 +19,11 @@ ABROAD = "road-abroad"
 
 
 def found_site(home: Path) -> None:
-    """Write the site's own record."""
+    """Write the site's own record, and make the host key that signs the entries of its ledger."""
     home.mkdir(parents=True, exist_ok=True)
-    (home / "site.toml").write_text(SITE, "utf-8")
+    public = public_of(generate_key(home / "keys" / "host.pem"))
+    (home / "keys" / "host.pub").write_bytes(public_pem(public))
+    (home / "site.toml").write_text(f'{SITE}host_key = "{key_id_of(public)}"\n', "utf-8")
 
 
 def sign_contracts(teller: Teller, home: Path) -> None:

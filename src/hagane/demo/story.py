@@ -84,6 +84,8 @@ def tell(plan: Plan, run_verb: Callable[[Sequence[str]], int]) -> Path:
     drives = serve_and_drive(t, plan, worlds)
     t.verb("Trace the weights to their owners", ["audit", "trace", str(plan.run), *home])
     told = trace_actions(t, plan)
+    page = ["--officer", "--html", str(plan.run / "officer.html"), "--site-key", str(plan.out / "keys" / "host.pub")]
+    t.verb("Make the officer's page", ["audit", "report", *page, *home])
     story = Story(
         title="hagane demo: one generalist, three machines",
         machine=computer(),
