@@ -44,7 +44,9 @@ class Run:
 
 def hagane(folder: Path, *words: str) -> Spent:
     """Run one verb."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    # bytecode is kept, as with a user; without it every start of either form would compile all sources again
+    kept = {n: v for n, v in os.environ.items() if n != "PYTHONDONTWRITEBYTECODE"}
+    env = {**kept, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     return spend((sys.executable, "-m", "hagane", *words), env, folder)
 
 
