@@ -19,21 +19,13 @@ import pytest
 from hagane.cli import main
 from hagane.cli.sealed_run import SealedRun, Source, read_sealed_run
 from hagane.cli.site import keyring_of
-from hagane.demo.members import write_logs
 from hagane.terms import HistoryBuffer, Observation, RemoteError, WireError
 from hagane.wire import RemotePolicy
 from hagane.worlds import make
 from tests.jail_fixture import why_not
-
-ROOT = Path(__file__).parents[1]
-MILL = ROOT / "src" / "hagane" / "worlds" / "mill.toml"
-GRANTED = ("anchor", "member-training", "evaluate", "serve")
+from tests.sealed_site import ROOT, bring_in, good, make_site, sign_site
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason="no jail can be made here")
-
-
-def good(*argv: str | Path) -> None:
-    assert main([str(a) for a in argv]) == 0
 
 
 def command(*argv: str | Path) -> list[str]:
@@ -44,36 +36,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
 
 
-def bring_in(place: Path, name: str, *terms: str, purposes: tuple[str, ...] = GRANTED) -> None:
-    """The logs as a data set of this name, under a contract of its own."""
-    contract, about = place / f"{name}.toml", ("--owner", "member-steel", "--dataset", name)
-    good("contract", "new", contract, *about, "--purpose", *purposes, *terms)
-    good("contract", "sign", contract, "--key", place / "keys/member-steel.pem")
-    about = ("--contract", str(contract), "--home", str(place / "site"), "--name", name)
-    good("intake", place / "logs", "--embodiment", MILL, *about)
-
-
-def sign_site(place: Path, operator: str) -> None:
-    site = place / "site/site.toml"
-    for path in (site, site.with_name("site.toml.sig")):
-        path.unlink(missing_ok=True)
-    good("contract", "site", "new", site, "--host-key", place / "keys/host.pub", "--operator", operator)
-    good("contract", "site", "sign", site, "--key", place / "keys/consortium-root.pem")
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A site with a run on a data set that may be served by the consortium; the run lies sealed."""
     place = tmp_path_factory.mktemp("serve")
-    (place / "site/trust").mkdir(parents=True)
-    for owner in ("consortium-root", "member-steel", "host"):
-        good("contract", "keygen", "--owner", owner, "--out", place / "keys")
-    for owner in ("consortium-root", "member-steel"):
-        shutil.copy(place / f"keys/{owner}.pub", place / "site/trust")
-    sign_site(place, "consortium")
-    write_logs("mill", place / "logs", 4)
-    bring_in(place, "mill-demo", "--may-serve", "consortium")
-    good("train", "--recipe", "tiny", "--steps", "2", "--run", place / "runs/first", "--home", place / "site")
+    make_site(place)
     return place
 
 

@@ -18,7 +18,9 @@ INSIDE = Path("/tmp/hagane-gate/handed")
 
 
 @contextmanager
-def handed(verb: Sequence[str], flag: str, home: Path, run: Path, purpose: str) -> Iterator[Path]:
+def handed(
+    verb: Sequence[str], flag: str, home: Path, run: Path, purpose: str, *, with_data: bool = False
+) -> Iterator[Path]:
     """What a verb writes for the gate, in memory (/dev/shm) and gone in the end.
 
     Args:
@@ -27,6 +29,7 @@ def handed(verb: Sequence[str], flag: str, home: Path, run: Path, purpose: str) 
         home: the site's folder.
         run: the sealed run that it reads.
         purpose: what every contract behind the run is asked for.
+        with_data: it reads the run's data sets, too.
 
     Raises:
         Refused: a contract does not permit it.
@@ -34,7 +37,8 @@ def handed(verb: Sequence[str], flag: str, home: Path, run: Path, purpose: str) 
     """
     with TemporaryDirectory(prefix="hagane-gate-", dir="/dev/shm") as place:
         out = Path(place) / "handed"
-        opens = Opens(home, purpose, runs=(run,), gives=(INSIDE,), handed=out)
+        names = tuple(s.dataset for s in read_sealed_run(run).sources) if with_data else ()
+        opens = Opens(home, purpose, names, runs=(run,), gives=(INSIDE,), handed=out)
         if kept([*verb, flag, str(INSIDE)], lambda: opens) != 0 or not out.exists():
             raise CheckpointError(
                 "nothing was written in the jail", where=str(run), next_step="hagane jail log tells why, where it may"

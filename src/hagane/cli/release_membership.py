@@ -47,7 +47,8 @@ def main(argv: list[str]) -> int:
     o = tyro.cli(MembershipArgs, args=argv, prog="hagane release membership")
     run = sealed_run_at(o.run)
     if run is not None and not in_jail():
-        with handed(["release", "membership", *_without_out(argv)], "--out", o.home, run, "evaluate") as figures:
+        verb = ["release", "membership", *_without_out(argv)]
+        with handed(verb, "--out", o.home, run, "evaluate", with_data=True) as figures:
             told = membership_of(figures.read_bytes())  # figures only, read strictly
         write_whole(o.out, [json.dumps(told, indent=1).encode() + b"\n"])
         print(f"{o.out}: figures of {len(told['rows'])} attacks")
