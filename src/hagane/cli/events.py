@@ -35,18 +35,16 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
 
 @dataclass
 class Allowance:
-    """A token bucket: so many events a second, and so many at once.
-
-    Args:
-        per_s: events a second in the long run.
-        at_once: events that may come together.
-        clock: seconds, monotonic; for tests.
-    """
+    """A token bucket: so many events a second, and so many at once."""
 
     per_s: float = 20.0
+    """Events a second in the long run."""
     at_once: int = 200
+    """Events that may come together."""
     clock: Callable[[], float] = time.monotonic
+    """Seconds, monotonic; for tests."""
     dropped: int = 0
+    """Events that did not pass."""
     _left: float = field(init=False)
     _last: float = field(init=False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 ERRORS = frozenset(c.__name__ for c in vars(errors).values() if isinstance(c, type) and issubclass(c, HaganeError))
 """What may be told of a failure: its kind."""
 HEX = frozenset("0123456789abcdef")
-NOTES = ("checkpoint", "skip", "mixture", "export")
-"""Kinds of entries that a jail may have written: they are marked, and hold known names, digests and numbers only."""
+NOTES = ("export",)
+"""Kinds of entries that a jail may have written, where the purpose is to export: they are marked, and hold known names,
+digests and numbers. 64 hex digits could be anything, so a jail whose data may not leave has nothing written at all:
+what the ledger says of its run and its checkpoints is what the keeper itself saw."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +99,10 @@ class House:
             found[name] = Source(name, record.digest, record.contract_digest, record.owner)
         return tuple(found[name] for name in sorted(found))
 
+    def steps_of(self, run: Path) -> int:
+        """Optimiser steps that a run has at most: as its configuration says now, or said when it was begun."""
+        return self.opens.steps or max((r.steps for r in self.runs if r.folder == run), default=0)
+
     def came_in(self, name: str) -> None:
         """Write down that a data set lies here now, and remember its contract.
 
@@ -127,6 +133,11 @@ class House:
         """Words that may be told outside: names that stand open here anyway, and those that the verb knows."""
         machines = {self.catalog.record(n).embodiment for n in self.datasets if n not in self.catalog.problems}
         return frozenset({*self.datasets, *self.brings, *machines, *ERRORS, *self.opens.words})
+
+    @property
+    def notes(self) -> dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]:
+        """By kind: checks what a jail wants written into the ledger."""
+        return dict.fromkeys(NOTES, self.checked) if self.opens.purpose == "export" else {}
 
     def checked(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """A note of the jail, when every word in it is one that is known, a digest, or a number.
