@@ -102,8 +102,10 @@ def make_place(path: Path, *, episodes: int = 4, signed: bool = True) -> Place:
 
 
 def sign(place: Place, name: str, *purposes: str, **terms: str) -> Path:
-    """A contract of the data set's owner."""
+    """A contract of the data set's owner, in place of the one before."""
     path = place.path / f"{name}.toml"
+    for old in (path, path.with_name(f"{path.name}.sig")):
+        old.unlink(missing_ok=True)
     place.good("contract", "new", path, "--owner", OWNER, "--dataset", name, "--purpose", *purposes)
     text = path.read_text("utf-8")
     for key, value in terms.items():
