@@ -17,7 +17,6 @@ from pathlib import Path
 
 from hagane.cli.house import House
 from hagane.cli.sealed_run import KEPT, SealedRun, closing_fd, further
-from hagane.seal import is_name
 from hagane.terms import CorruptError, HaganeError, StoreError, digest_file
 from hagane.terms.files import write_whole
 
@@ -154,11 +153,10 @@ class Collector:
         from hagane.catalog.sealing import seal_cache
 
         house, caches = self.house, self.house.catalog.root / "cache"
-        place = folder_in(root, caches)
-        for made in sorted(place.iterdir()) if place is not None else ():
-            name = next((n for n in (*house.brings, *house.datasets) if made.name.startswith(f"{n}-")), "")
-            target = caches / made.name
-            if name and is_name(made.name) and not target.exists() and folder_in(root, target) is not None:
+        for folder, name in house.caches().items():  # a name of the jail's own would stand open
+            target = caches / folder
+            made = None if target.exists() else folder_in(root, target)
+            if made is not None:
                 signed = house.brings.get(name) or house.catalog.contract(name)
                 seal_cache(made, target, house.keyring, name, signed, most_bytes=self.size_bytes)
 

@@ -99,6 +99,17 @@ class House:
             found[name] = Source(name, record.digest, record.contract_digest, record.owner)
         return tuple(found[name] for name in sorted(found))
 
+    def caches(self) -> dict[str, str]:
+        """Names of the training caches that there can be, and their data sets."""
+        from hagane.catalog.columns import PICTURE_MODES
+        from hagane.cli.site import open_catalog
+
+        catalog = open_catalog(self.opens.home, noted=False, jailed=True)
+        names = dict.fromkeys((*self.brings, *self.datasets))
+        there = {r.name: r.digest for r in catalog.ls() if r.name in names}
+        ends = ["" if mode == "jpeg" else f"-{mode}" for mode in PICTURE_MODES]
+        return {f"{name}-{digest[:16]}{end}": name for name, digest in there.items() for end in ends}
+
     def steps_of(self, run: Path) -> int:
         """Optimiser steps that a run has at most: as its configuration says now, or said when it was begun."""
         return self.opens.steps or max((r.steps for r in self.runs if r.folder == run), default=0)
