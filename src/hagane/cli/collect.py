@@ -145,7 +145,8 @@ class Collector:
             return  # the same content was there before
         if target.exists():
             raise StoreError(f"data set {name!r} was brought in by somebody else meanwhile", where=str(target))
-        seal_set(made, target, house.keyring, name, signed, catalog.site.name, most_bytes=self.size_bytes)
+        about = (house.keyring, name, signed, catalog.site.name)
+        seal_set(made, target, *about, most_bytes=self.size_bytes, machines=house.opens.words)
         house.came_in(name)
 
     def _take_caches(self, root: Path) -> None:
