@@ -64,6 +64,8 @@ PLAINTEXT: Mapping[str, str] = {
 """Reason by path of the files of a set that lie open. Of a cache none does: its index names episodes and tasks."""
 _ROWS_BYTES = 4096
 """Of one sealed record of control steps, at most, where a step is smaller: a call costs as much as some KiB."""
+_MOST = 10**12
+"""Of episodes, steps, findings or seconds of a set: a number without end could be anything."""
 _SET, _CACHE = "catalog/sets/*", "catalog/cache/*"
 TIERS = (
     *(Tier(f"{_SET}/{path}", False, why) for path, why in PLAINTEXT.items()),
@@ -138,6 +140,7 @@ def seal_set(
     signed: SignedContract,
     site: str,
     most_bytes: int | None = None,
+    machines: frozenset[str] | None = None,
 ) -> SealedFolder:
     """Seal a finished data set, whole or not at all.
 
@@ -149,6 +152,7 @@ def seal_set(
         signed: the contract that it came under, verified.
         site: name of the site that it was brought in at.
         most_bytes: a folder whose files claim more in all is refused before it is looked at.
+        machines: names that its machine may have; None: any.
 
     Raises:
         CorruptError: what is to lie open is not what it should be, or its own facts do not add up.
@@ -159,7 +163,7 @@ def seal_set(
     with folder_of(made) as fd:
         folder = _bounded(made, fd, most_bytes)
         shelf = PlainShelf(folder)
-        _check_record(shelf, name, owner, site)
+        _check_record(shelf, name, owner, site, machines)
         for path, told in ((f"{OURS}/contract.toml", signed.toml), (f"{OURS}/contract.toml.sig", signed.signature)):
             if _no_link(shelf, path).read(path) != told:
                 raise _odd(folder, path, "it is not the contract that the data came under")
@@ -270,7 +274,7 @@ def _sizes(shelf: PlainShelf, path: str, ends: list[int]) -> list[int]:
     return sizes
 
 
-def _check_record(shelf: PlainShelf, name: str, owner: str, site: str) -> None:
+def _check_record(shelf: PlainShelf, name: str, owner: str, site: str, machines: frozenset[str] | None) -> None:
     """record.json lies open, so nothing may stand in it but what is expected."""
     data = _no_link(shelf, RECORD).read(RECORD)
     try:
@@ -279,7 +283,10 @@ def _check_record(shelf: PlainShelf, name: str, owner: str, site: str) -> None:
         raise _odd(shelf.folder, RECORD, "it is no record of a data set") from None
     hexadecimal = len(told.digest) == 64 and not set(told.digest) - set("0123456789abcdef")
     known = (told.name, told.owner, told.site) == (name, owner, site) and is_name(told.embodiment)
-    if not (hexadecimal and known) or data != as_json(msgspec.structs.asdict(told)):
+    known = known and (machines is None or told.embodiment in machines)
+    counts = (told.episodes, told.steps, told.findings)
+    bounded = min(counts) >= 0 and max(counts) < _MOST and 0 <= told.seconds < _MOST
+    if not (hexadecimal and known and bounded) or data != as_json(msgspec.structs.asdict(told)):
         raise _odd(shelf.folder, RECORD, "it says other things than the record of this data set")
 
 

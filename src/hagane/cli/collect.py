@@ -6,18 +6,24 @@ root is one folder by its descriptor, and no link is followed.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from hagane.cli.house import House
-from hagane.cli.sealed_run import SealedRun, closing_fd, further
-from hagane.seal import is_name
-from hagane.terms import CorruptError, StoreError, digest_file
+from hagane.cli.sealed_run import KEPT, SealedRun, closing_fd, further
+from hagane.terms import CorruptError, HaganeError, StoreError, digest_file
 from hagane.terms.files import write_whole
+
+OURS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES})
+"""Errors of the disk that a person has to know of."""
+ODD = "a link, a pipe, an odd name or size, or not what the verb makes"
+"""All that is said of what the jail chose itself."""
 
 
 class Collector:
@@ -32,10 +38,26 @@ class Collector:
         self.house, self.size_bytes = house, size_bytes
         sources = house.sources() if house.opens.makes else ()
         about = (house.catalog.site.operator, sources, house.opens.purpose)
-        self.runs = {path: SealedRun(path, *about) for path in house.opens.makes}
+        self.runs = {
+            path: SealedRun(path, *about, steps=house.steps_of(path), words=house.words()) for path in house.opens.makes
+        }
         """Runs that the verb makes or adds to, by folder."""
+        self._taken = 0
         self._saved = threading.Event()
         self._ended = False
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold every run that the verb makes, and finish what a killed keeper left half done.
+
+        Raises:
+            StoreError: another keeper is at work on one of them.
+        """
+        with ExitStack() as held:
+            for run in self.runs.values():
+                held.enter_context(_only_one(run.folder))
+                run.tidy()
+            yield
 
     def fill(self, root: Path) -> None:
         """Lay the runs that the verb reads into its memory, before it runs."""
@@ -65,17 +87,28 @@ class Collector:
             StoreError: the disk refuses; CorruptError: what was made is not what the verb makes.
         """
         for run in self.runs.values():
+            with _nameless(run.folder):
+                self._end(run, root, texts)
+        if code == 0:
+            for name in self.house.brings:
+                with _nameless(self.house.catalog.root / "sets" / name):
+                    self._take_set(root, name)
+            with _nameless(self.house.catalog.root / "cache"):
+                self._take_caches(root)
+            for path in self.house.opens.gives:
+                self._give(root, path)
+
+    def _end(self, run: SealedRun, root: Path, texts: Mapping[str, bytes]) -> None:
+        """Seal what is left of a run: the checkpoints, and the rest also where those cannot be taken."""
+        try:
             with reached(root, run.folder) as place:
                 if place is not None:
                     self._take(run, place)
+        finally:
+            with reached(root, run.folder) as place:
+                if place is not None:
                     run.take_rest(place, self.house.keyring, self.size_bytes, texts)
                     self._note(run, "rest")
-        if code == 0:
-            for name in self.house.brings:
-                self._take_set(root, name)
-            self._take_caches(root)
-            for path in self.house.opens.gives:
-                self._give(root, path)
 
     def _watch(self, root: Path) -> None:
         while True:
@@ -84,13 +117,15 @@ class Collector:
             if self._ended:
                 return
             for run in self.runs.values():
-                with reached(root, run.folder) as place:
-                    if place is not None:
+                # what changes while it is looked at is looked at again; what is still odd in the end is said then
+                with suppress(HaganeError, OSError), reached(root, run.folder) as place:
+                    if place is not None and self._taken < KEPT:
                         self._take(run, place)
 
     def _take(self, run: SealedRun, place: int) -> None:
         run.write_lineage()
         for name in run.take_checkpoints(place, self.house.keyring, self.size_bytes):
+            self._taken += 1
             self._note(run, name)
 
     def _note(self, run: SealedRun, name: str) -> None:
@@ -110,7 +145,8 @@ class Collector:
             return  # the same content was there before
         if target.exists():
             raise StoreError(f"data set {name!r} was brought in by somebody else meanwhile", where=str(target))
-        seal_set(made, target, house.keyring, name, signed, catalog.site.name, most_bytes=self.size_bytes)
+        about = (house.keyring, name, signed, catalog.site.name)
+        seal_set(made, target, *about, most_bytes=self.size_bytes, machines=house.opens.words)
         house.came_in(name)
 
     def _take_caches(self, root: Path) -> None:
@@ -118,11 +154,10 @@ class Collector:
         from hagane.catalog.sealing import seal_cache
 
         house, caches = self.house, self.house.catalog.root / "cache"
-        place = folder_in(root, caches)
-        for made in sorted(place.iterdir()) if place is not None else ():
-            name = next((n for n in (*house.brings, *house.datasets) if made.name.startswith(f"{n}-")), "")
-            target = caches / made.name
-            if name and is_name(made.name) and not target.exists() and folder_in(root, target) is not None:
+        for folder, name in house.caches().items():  # a name of the jail's own would stand open
+            target = caches / folder
+            made = None if target.exists() else folder_in(root, target)
+            if made is not None:
                 signed = house.brings.get(name) or house.catalog.contract(name)
                 seal_cache(made, target, house.keyring, name, signed, most_bytes=self.size_bytes)
 
@@ -164,6 +199,51 @@ class Collector:
             to.parent.mkdir(parents=True, exist_ok=True)
             write_whole(to, iter(lambda: f.read(1 << 20), b""))
         return to
+
+
+@contextmanager
+def _nameless(place: Path) -> Iterator[None]:
+    """Errors of the block without the words that the jail chose: a name in a message would be a way out.
+
+    Raises:
+        CorruptError: what was made cannot be taken.
+    """
+    try:
+        yield
+    except (HaganeError, OSError) as e:
+        number = _errno_of(e)
+        why = os.strerror(number) if number in OURS else ODD
+        raise CorruptError(
+            f"what came out of the jail cannot be taken: {why}",
+            where=str(place),
+            next_step="what was whole before is as it was; see the code that ran, or free some disk",
+        ) from None
+
+
+def _errno_of(error: BaseException | None) -> int:
+    """Of the system's error behind another one; 0 where there is none."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return (error.errno or 0) if error is not None else 0
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Hold a run's lock.
+
+    Raises:
+        StoreError: another keeper has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    fd = os.open(folder / ".keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    with closing_fd(fd):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(
+                "another keeper is at work on this run", where=str(folder), next_step="wait until it has ended"
+            ) from None
+        yield
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def opens_of(o: Evaluate) -> Opens:
     if run is None:
         return Opens(o.home, "evaluate")
     world = make(o.world)
-    words = frozenset({*world.cases, *world.pilots, "untrained", "ours", "expert"})
+    words = frozenset({o.world, *world.cases, *world.pilots, "untrained", "ours", "expert"})
     return Opens(o.home, "evaluate", runs=(run,), makes=(o.out,) if o.out is not None else (), words=words)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 ERRORS = frozenset(c.__name__ for c in vars(errors).values() if isinstance(c, type) and issubclass(c, HaganeError))
 """What may be told of a failure: its kind."""
 HEX = frozenset("0123456789abcdef")
-NOTES = ("checkpoint", "skip", "mixture", "export")
-"""Kinds of entries that a jail may have written: they are marked, and hold known names, digests and numbers only."""
+NOTES = ("export",)
+"""Kinds of entries that a jail may have written, where the purpose is to export: they are marked, and hold known names,
+digests and numbers. 64 hex digits could be anything, so a jail whose data may not leave has nothing written at all:
+what the ledger says of its run and its checkpoints is what the keeper itself saw."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +116,21 @@ class House:
             found[name] = Source(name, record.digest, record.contract_digest, record.owner)
         return tuple(found[name] for name in sorted(found))
 
+    def caches(self) -> dict[str, str]:
+        """Names of the training caches that there can be, and their data sets."""
+        from hagane.catalog.columns import PICTURE_MODES
+        from hagane.cli.site import open_catalog
+
+        catalog = open_catalog(self.opens.home, noted=False, jailed=True)
+        names = dict.fromkeys((*self.brings, *self.datasets))
+        there = {r.name: r.digest for r in catalog.ls() if r.name in names}
+        ends = ["" if mode == "jpeg" else f"-{mode}" for mode in PICTURE_MODES]
+        return {f"{name}-{digest[:16]}{end}": name for name, digest in there.items() for end in ends}
+
+    def steps_of(self, run: Path) -> int:
+        """Optimiser steps that a run has at most: as its configuration says now, or said when it was begun."""
+        return self.opens.steps or max((r.steps for r in self.runs if r.folder == run), default=0)
+
     def came_in(self, name: str) -> None:
         """Write down that a data set lies here now, and remember its contract.
 
@@ -151,6 +168,11 @@ class House:
         machines = {self.catalog.record(n).embodiment for n in self.datasets if n not in self.catalog.problems}
         return frozenset({*self.datasets, *self.brings, *machines, *ERRORS, *self.opens.words})
 
+    @property
+    def notes(self) -> dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]:
+        """By kind: checks what a jail wants written into the ledger."""
+        return dict.fromkeys(NOTES, self.checked) if self.opens.purpose == "export" else {}
+
     def checked(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """A note of the jail, when every word in it is one that is known, a digest, or a number.
 
@@ -161,17 +183,6 @@ class House:
         if not _plain(body, known):
             raise Refused("a note from a jail may hold known names, digests and numbers only")
         return body
-
-
-def asks_for_jail(home: Path) -> bool:
-    """Whether any data set of a site lies under a contract that asks for a jail; False where there is no site."""
-    from hagane.cli.site import open_catalog
-
-    if not (home / "site.toml").exists():
-        return False
-    catalog = open_catalog(home, noted=False)
-    names = [r.name for r in catalog.ls() if r.name not in catalog.problems]
-    return any(catalog.contract(n).contract.protection == "jail" for n in names)
 
 
 def open_house(opens: Opens) -> House | None:

@@ -83,7 +83,9 @@ def opens_of(o: Intake, embodiment: Embodiment) -> Opens:
     options = parse_options(o.read)
     reads += [Path(v) for v in options.values() if isinstance(v, str | Path) and Path(v).exists()]
     brings = ((o.name or embodiment.name, o.contract),)
-    return Opens(o.home, "intake", brings=brings, reads=tuple(reads), words=frozenset(get_args(FindingKind)))
+    return Opens(
+        o.home, "intake", brings=brings, reads=tuple(reads), words=frozenset({embodiment.name, *get_args(FindingKind)})
+    )
 
 
 def _look(o: Intake, embodiment: Embodiment) -> int:

@@ -18,7 +18,9 @@ from hagane.jail import Bind, Jailed, JailRecord, Plan, Seen, collect, probe, py
 from hagane.terms import ConfigError, canonical_json
 from hagane.terms.files import write_whole
 
-USAGE = "usage: hagane jail run [options] -- CMD ...\n       hagane jail test [options]   (--help after one of them)"
+USAGE = """usage: hagane jail run [options] -- CMD ...
+       hagane jail test [options]
+       hagane jail log RUN [options]   (--help after one of them)"""
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,10 @@ def main(argv: list[str]) -> int:
     """Run `hagane jail VERB ...`."""
     if argv[:1] == ["run"]:
         return run(argv[1:])
-    if argv[:1] == ["test"]:
+    if argv[:1] in (["test"], ["log"]):
         from importlib import import_module
 
-        return int(import_module("hagane.cli.jail_test").main(argv[1:]))
+        return int(import_module(f"hagane.cli.jail_{argv[0]}").main(argv[1:]))
     asked = argv[:1] in ([], ["-h"], ["--help"])
     print(USAGE if asked else f"hagane jail: no verb {argv[0]!r}\n{USAGE}", file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hagane.cli.collect import Collector
-from hagane.cli.house import NOTES, House, open_house
+from hagane.cli.house import House, open_house
 from hagane.cli.opens import BROKER, Opens, in_jail
 from hagane.cli.tells import Teller
 from hagane.cli.text import Text
@@ -78,13 +78,13 @@ def kept(argv: Sequence[str], opens: Callable[[], Opens], beside: Beside | None 
     size_bytes = int(os.environ.get(SIZE, 0)) << 20 or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     collector = Collector(house, size_bytes)
     with (
+        collector.alone(),
         tempfile.TemporaryDirectory(prefix="hagane-") as place,
         Teller.of(argv[0], house, collector.saved) as teller,
         Text(shown=house.shows) as text,
         listening(Path(place) / "broker.sock") as listener,
     ):
-        notes = dict.fromkeys(NOTES, house.checked)
-        rules = Rules(house.decide, house.folders, notes, teller.hear)
+        rules = Rules(house.decide, house.folders, house.notes, teller.hear)
         granted = [(name, house.opens.purpose) for name in house.opens.datasets]
         with serve(listener, rules, house.keyring, house.ledger, granted):
             sockets = (Bind(Path(place) / "broker.sock", SOCKET), *(beside.sockets if beside else ()))

@@ -14,20 +14,35 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hagane.seal import Keyring, is_name, seal_folder, unseal_folder
+from hagane.seal import Keyring, is_name, open_folder, seal_folder, unseal_folder
+from hagane.seal.sealed_list import NAME as LIST
 from hagane.terms import CorruptError, digest_bytes, digest_value
 from hagane.terms.files import write_whole
 
 REST = "rest"
+_OLD = ".rest.old"
 CHECKPOINTS = "checkpoints"
-STEP = re.compile(r"step-\d{6,12}")
+STEP = re.compile(r"step-(?P<step>[0-9]{6,12})")
 MARKER = "manifest.json"
 """A checkpoint is whole once it has this file: it is written last."""
+REST_NAMES = re.compile(
+    r"(?:config\.toml|record\.json|(?:metrics|skips|changes)\.jsonl)|(?:scorecards|replays)/(?P<word>[a-z0-9-]+)\.json"
+)
+"""Files of a run beside its checkpoints. Names can be read on the disk, so others stay in the jail."""
+CHECKPOINT_NAMES = re.compile(
+    r"(?:manifest\.json|model\.toml)|"
+    r"(?:weights|served|moments)/(?P<word>[a-z0-9-]+)\.r(?P<rank>[0-9]{5})\.(?P<part>0|[1-9][0-9]{0,4})\.safetensors"
+)
+"""Files of a checkpoint: an owner's part of it by rank."""
+FILES = 10_000
+"""In one sealed folder, at most."""
+KEPT = 4_000
+"""Checkpoints that are taken from one jail while it runs, at most: each is an entry in the ledger."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,10 @@ class SealedRun:
     """What it read."""
     purpose: str
     """What for."""
+    steps: int = 0
+    """Optimiser steps that it has at most: a checkpoint of a later step is none."""
+    words: frozenset[str] = frozenset()
+    """Names that its files may carry, beside those of its owners: of worlds."""
 
     @property
     def name(self) -> str:
@@ -79,16 +98,29 @@ class SealedRun:
         Raises:
             Refused: its key was erased; CorruptError: a file is not the one that was sealed.
         """
-        for sealed in sorted(self.sealed.glob("*/")):
-            target = place / "unsealing"
+        for name in self._names():
+            sealed, target = self.sealed / name, place / "unsealing"
             unseal_folder(sealed, target, keyring)
-            if sealed.name == REST:
+            if name == REST:
                 for path in sorted(target.iterdir()):
                     path.rename(place / path.name)
                 target.rmdir()
             else:
                 (place / CHECKPOINTS).mkdir(exist_ok=True)
-                target.rename(place / CHECKPOINTS / sealed.name)
+                target.rename(place / CHECKPOINTS / name)
+
+    def tidy(self) -> None:
+        """Finish or drop what a killed keeper left half done; the caller holds the run's lock."""
+        old, target = self.sealed / _OLD, self.sealed / REST
+        if not target.exists() and (old / LIST).exists():
+            old.rename(target)
+        for left in (p for p in self.sealed.glob(".*") if p.is_dir()):
+            shutil.rmtree(left)
+
+    def _names(self) -> list[str]:
+        """Names of its whole sealed folders: what is in the making has another."""
+        names = sorted(p.name for p in self.sealed.glob("*/"))
+        return [name for name in names if name == REST or STEP.fullmatch(name)]
 
     def take_checkpoints(self, place: int, keyring: Keyring, most_bytes: int) -> tuple[str, ...]:
         """Seal checkpoints that became whole, and drop those that the run dropped; returns the new ones' names.
@@ -103,16 +135,17 @@ class SealedRun:
             return ()
         with closing_fd(top):
             names = os.listdir(top)  # noqa: PTH208 - a descriptor
-            there = {name for name in names if STEP.fullmatch(name) and _is_whole(top, name)}
-            new = sorted(name for name in there if not (self.sealed / name).exists())
+            there = {name for name in names if self._has_step(name) and _is_whole(top, name)}
+            new = sorted(name for name in there if not (self.sealed / name).exists())[-KEPT:]
             for name in new:
                 folder = further(top, name)
                 if folder is not None:
                     with closing_fd(folder):
-                        self._seal(folder, self.sealed / name, keyring, most_bytes)
-        for sealed in self.sealed.glob("step-*/"):
-            if sealed.name not in there:
-                shutil.rmtree(sealed)
+                        self._seal(folder, self.sealed / name, keyring, most_bytes, self._known(CHECKPOINT_NAMES))
+        for name in set(self._names()) - there - {REST}:
+            dropped = self.sealed / f".{name}.dropped"
+            (self.sealed / name).rename(dropped)
+            shutil.rmtree(dropped)
         return tuple(new)
 
     def take_rest(self, place: int, keyring: Keyring, most_bytes: int, texts: Mapping[str, bytes]) -> None:
@@ -122,13 +155,17 @@ class SealedRun:
             place, keyring, most_bytes: as `take_checkpoints`.
             texts: what the jail printed, by name.
         """
-        new, old, target = self.sealed / ".rest.new", self.sealed / ".rest.old", self.sealed / REST
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
-        self._seal(place, new, keyring, most_bytes, frozenset({CHECKPOINTS}), texts)
+        known = self._known(REST_NAMES)
+        old, target = self.sealed / _OLD, self.sealed / REST
+        shutil.rmtree(old, ignore_errors=True)
         if target.exists():
             target.rename(old)
-        new.rename(target)
+        try:  # at its own place at once: the keyring remembers where a folder was sealed
+            self._seal(place, target, keyring, most_bytes, known, frozenset({CHECKPOINTS}), texts)
+        except BaseException:
+            if old.exists():
+                old.rename(target)
+            raise
         shutil.rmtree(old, ignore_errors=True)
 
     def _seal(
@@ -137,11 +174,31 @@ class SealedRun:
         target: Path,
         keyring: Keyring,
         most_bytes: int,
+        known: Callable[[str], bool],
         leave_out: frozenset[str] = frozenset(),
         extra: Mapping[str, bytes] | None = None,
     ) -> None:
         about = (keyring, self.name, self.owner, self.contract)
-        seal_folder(source, target, *about, leave_out=leave_out, extra=extra or {}, most_bytes=most_bytes)
+        seal_folder(source, target, *about, leave_out=leave_out, extra=extra or {}, most_bytes=most_bytes, known=known)
+
+    def _known(self, names: re.Pattern[str]) -> Callable[[str], bool]:
+        """Whether a path is one that a run has; the first `FILES` of them."""
+        words = {self.owner, "consortium", *(s.owner for s in self.sources), *self.words}
+        rest = self.sealed / REST
+        before = frozenset(open_folder(rest).files) if (rest / LIST).exists() else frozenset()
+        left = iter(range(FILES))
+
+        def known(path: str) -> bool:
+            found = names.fullmatch(path)
+            named = found is not None and (found["word"] is None or found["word"] in words or path in before)
+            return named and next(left, None) is not None
+
+        return known
+
+    def _has_step(self, name: str) -> bool:
+        """Whether a name is that of a checkpoint that this run can have; a step has one name only."""
+        found = STEP.fullmatch(name)
+        return found is not None and int(found["step"]) <= self.steps and name == f"step-{int(found['step']):06d}"
 
     def write_lineage(self) -> None:
         """Write what it read, for whoever looks without keys."""
@@ -150,6 +207,7 @@ class SealedRun:
             "run": self.folder.name,
             "owner": self.owner,
             "purpose": self.purpose,
+            "steps": self.steps,
             "sources": [asdict(s) for s in self.sources],
         }
         write_whole(self.folder / "lineage.json", [json.dumps(table, indent=1, sort_keys=True).encode() + b"\n"])
@@ -175,7 +233,7 @@ def read_sealed_run(folder: Path) -> SealedRun:
     try:
         table = json.loads(path.read_bytes())
         sources = tuple(Source(**{k: str(s[k]) for k in Source.__dataclass_fields__}) for s in table["sources"])
-        return SealedRun(folder, str(table["owner"]), sources, str(table["purpose"]))
+        return SealedRun(folder, str(table["owner"]), sources, str(table["purpose"]), int(table["steps"]))
     except (OSError, ValueError, KeyError, TypeError):
         raise CorruptError("the run's lineage cannot be read", where=str(path)) from None
 

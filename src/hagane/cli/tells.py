@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hagane.cli.events import Allowance, passed
+from hagane.terms.files import write_whole
 
 if TYPE_CHECKING:
     from hagane.cli.house import House
@@ -25,6 +28,42 @@ LINES: Mapping[str, str] = {
 """How each event reads; metrics go to the panel."""
 
 
+class Curve:
+    """A run's metrics as they were heard, in plaintext, for whoever draws them: a JSON object a line.
+
+    A run that goes on from an earlier step takes back what it said of the steps after that.
+
+    Args:
+        path: metrics.jsonl of the run's folder on disk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._last: float | None = None
+
+    def add(self, metrics: Mapping[str, float | str]) -> None:
+        """Add the metrics of a step; those without a step belong to none, and are not kept."""
+        step = metrics.get("step")
+        if not isinstance(step, int | float):
+            return
+        with suppress(OSError):  # a full disk stops the sealing, which says so; a curve stops nothing
+            if self._last is None or step <= self._last:
+                self._cut(step)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(metrics, sort_keys=True) + "\n")
+            self._last = step
+
+    def _cut(self, step: float) -> None:
+        """Drop lines from a step on, and half a line of a keeper that was killed."""
+        kept = []
+        for line in self.path.read_text("utf-8").splitlines() if self.path.exists() else ():
+            with suppress(ValueError, KeyError, TypeError):
+                if json.loads(line)["step"] < step:
+                    kept.append(line)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path, [line.encode() + b"\n" for line in kept])
+
+
 class Teller:
     """Takes events from the jail, one at a time, and shows what of them may be seen.
 
@@ -33,6 +72,7 @@ class Teller:
         panel: shows metrics; None where the verb has none.
         saved: called after an event that says something whole was written.
         shown: the verb's own text comes out too, so its lines are not said twice.
+        curve: takes the metrics that came out, rounded.
     """
 
     def __init__(
@@ -42,10 +82,9 @@ class Teller:
         saved: Callable[[], None] = lambda: None,
         *,
         shown: bool = False,
+        curve: Curve | None = None,
     ) -> None:
-        self.words, self.panel, self.saved, self.shown = words, panel, saved, shown
-        self.metrics: list[Mapping[str, float | str]] = []
-        """Metrics that came out, rounded: the run's plain curve."""
+        self.words, self.panel, self.saved, self.shown, self.curve = words, panel, saved, shown, curve
         self.refused = 0
         """Events of which nothing may come out."""
         self.allowance = Allowance()
@@ -61,8 +100,10 @@ class Teller:
         from hagane.console import TrainPanel
 
         title = house.opens.makes[0].name if house.opens.makes else ""
-        with TrainPanel.for_stream(house.opens.steps, title=title) as panel:
-            yield cls(house.words(), panel, saved, shown=house.shows)
+        steps = house.steps_of(house.opens.makes[0]) if house.opens.makes else house.opens.steps
+        with TrainPanel.for_stream(steps, title=title) as panel:
+            curve = Curve(house.opens.makes[0] / "metrics.jsonl") if house.opens.makes else None
+            yield cls(house.words(), panel, saved, shown=house.shows, curve=curve)
 
     def hear(self, event: str, fields: Mapping[str, Any]) -> None:
         """Take one event of the jail."""
@@ -72,7 +113,8 @@ class Teller:
                 self.refused += 1
                 return
             if event == "metrics":
-                self.metrics.append(out)
+                if self.curve is not None:
+                    self.curve.add(out)
                 if self.panel is not None:
                     self.panel.update(out)
             elif not self.shown and set(out) >= _fields_of(LINES[event]):

@@ -8,25 +8,23 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
 KEPT_BYTES = 4 << 20
 """Of each stream, the first bytes that are kept; the rest is counted only."""
-_PLAIN = bytes(b for b in range(256) if b in b"\t\n" or (b >= 0x20 and b != 0x7F))
-_CONTROL = bytes(set(range(256)) - set(_PLAIN))
+_DROPPED = dict.fromkeys((*(set(range(0x20)) - set(b"\t\n")), *range(0x7F, 0xA0)))
+"""Controls of C0 and C1: a terminal takes them for orders."""
+_TURNED = dict.fromkeys((0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)))
+"""Controls of writing direction: a person would read something else than what stands there."""
 
 
-def cleaned(data: bytes) -> bytes:
-    """Bytes without control characters but tab and line end; C1 controls in UTF-8 (U+0080 to U+009F) are dropped too.
-
-    Cut at any byte: a whole C1 control is two bytes, and half of one is no control to a terminal.
-    """
-    out = data.translate(None, _CONTROL)
-    for second in range(0x80, 0xA0):
-        out = out.replace(bytes((0xC2, second)), b"")
-    return out
+def cleaned(text: str) -> str:
+    """Text without control characters but tab and line end. It is characters that are dropped: out of bytes, what is
+    left on both sides of a dropped control could join to another one."""
+    return text.translate(_DROPPED | _TURNED)
 
 
 class Text:
@@ -72,11 +70,11 @@ class Text:
             self._threads.pop().join()
 
     def _read(self, name: str, reader: int, stream: TextIO) -> None:
-        kept = self.kept[name]
+        kept, decoder = self.kept[name], getincrementaldecoder("utf-8")("replace")
         with open(reader, "rb", buffering=0) as f:
             while data := f.read(1 << 16):
                 self.bytes += len(data)
                 kept.extend(data[: max(KEPT_BYTES - len(kept), 0)])
                 if self.shown:
-                    stream.write(cleaned(data).decode("utf-8", "replace"))
+                    stream.write(cleaned(decoder.decode(data)))
                     stream.flush()

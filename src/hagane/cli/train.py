@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -15,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from hagane.cli.house import asks_for_jail
 from hagane.cli.inside import tell
 from hagane.cli.keeper import kept
 from hagane.cli.noted import note_run
 from hagane.cli.opens import Opens, in_jail
 from hagane.cli.sealed_run import is_sealed_run, read_sealed_run
 from hagane.cli.site import open_catalog
+from hagane.cli.wants import ask_wants, asks_for_jail
 from hagane.terms import ConfigError, HaganeError, RunRecord, TrainingError, digest_value, load_toml
 
 if TYPE_CHECKING:
@@ -116,11 +115,8 @@ def opens_of(o: Train, argv: list[str]) -> Opens:
         return Opens(o.home, run.purpose, names, runs=(begun,), reads=reads, makes=(o.run,))
     if begun is None and not asks_for_jail(o.home):
         return Opens(o.home, "anchor")
-    words = "import sys; from hagane.cli.train import print_wants; print_wants(sys.argv[1:])"
-    asked = subprocess.run([sys.executable, "-c", words, *argv], capture_output=True, text=True)
-    if asked.returncode:
-        raise ConfigError(asked.stderr.strip().removeprefix("hagane train: ") or "the recipe cannot be read")
-    wants = json.loads(asked.stdout.splitlines()[-1])
+    recipe = None if o.config or o.again or o.resume or ":" not in o.recipe else Path(o.recipe.partition(":")[0])
+    wants = json.loads(ask_wants(argv, known_sets(o), recipe, o.home))
     more = tuple(Path(p) for p in wants["reads"])
     runs = (begun,) if begun is not None else ()
     return Opens(
@@ -134,11 +130,12 @@ def opens_of(o: Train, argv: list[str]) -> Opens:
     )
 
 
-def print_wants(argv: list[str]) -> None:
-    """Print which data sets a run wants, and what for, as JSON; nothing of them is opened."""
+def print_wants(known: str, argv: list[str]) -> None:
+    """Print which data sets a run wants, of the known ones with commas between, and what for, as JSON; nothing of them
+    is opened."""
     o = tyro.cli(Train, args=argv, prog="hagane train")
     try:
-        config = resolve(o, known_sets(o))
+        config = resolve(o, tuple(known.split(",")) if known else ())
     except HaganeError as e:
         print(e, file=sys.stderr)
         raise SystemExit(1) from None

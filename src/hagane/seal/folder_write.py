@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ def seal_folder(
     leave_out: frozenset[str] = frozenset(),
     extra: Mapping[str, bytes] | None = None,
     most_bytes: int | None = None,
+    known: Callable[[str], bool] | None = None,
 ) -> SealedFolder:
     """Seal every file below a folder into a new one, which is whole or absent. Nothing in `source` changes.
 
@@ -53,6 +54,8 @@ def seal_folder(
         extra: content by path of files that trusted code adds; what `source` has in their place is left out.
         most_bytes: a `source` whose files claim more in all is refused before anything is written: a file with holes
             would fill the disk. Every file counts as 4 KiB at least.
+        known: names stay readable in the list and on the disk, so that a name could carry what it liked: files of a
+            path for which this is False stay out.
 
     Raises:
         StoreError: the target exists; a link or odd name in `source`; it is too large; the disk refuses.
@@ -72,7 +75,7 @@ def seal_folder(
         sealing = _Sealing(making, keyring, name, owner, contract)
         try:
             making.mkdir(parents=True)
-            for path, file in _plaintexts(fd, leave_out, extra or {}, most_bytes):
+            for path, file in _plaintexts(fd, leave_out, extra or {}, most_bytes, known):
                 if plain and path in plain:
                     sealing.copy(path, file, plain[path])
                 else:
@@ -155,7 +158,11 @@ class _Sealing:
 
 
 def _plaintexts(
-    source: int, leave_out: frozenset[str], extra: Mapping[str, bytes], most_bytes: int | None
+    source: int,
+    leave_out: frozenset[str],
+    extra: Mapping[str, bytes],
+    most_bytes: int | None,
+    known: Callable[[str], bool] | None,
 ) -> Iterator[tuple[str, BinaryIO | bytes]]:
     """Path and content of every file to seal; the limit is kept while `source` grows, too."""
     total = 0
@@ -163,7 +170,7 @@ def _plaintexts(
         total += os.fstat(fd).st_size  # sealing reads so much and no more
         if most_bytes is not None and total > most_bytes:
             raise StoreError(f"its files grew to more than {most_bytes} bytes meanwhile")
-        if not any(_same_place(path, other) for other in extra):
+        if not any(_same_place(path, other) for other in extra) and (known is None or known(path)):
             with open(fd, "rb", closefd=False) as file:
                 yield check_path(path), file
     yield from extra.items()

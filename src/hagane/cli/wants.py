@@ -1,0 +1,72 @@
+"""Which data sets a run wants, asked before it may open any.
+
+A recipe in a file is code that nobody of the site has read, and the keeper's place holds the keys. So where a data set
+here asks for a jail, it is asked in a jail of its own, which holds the recipe and no data.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hagane.cli.site import open_catalog
+from hagane.cli.text import Text, cleaned
+from hagane.jail import Bind, Plan, probe, python_env, python_reads, start
+from hagane.terms import ConfigError, JailError
+
+_WORDS = "import sys; from hagane.cli.train import print_wants; print_wants(sys.argv[1], sys.argv[2:])"
+
+
+def ask_wants(argv: Sequence[str], names: Sequence[str], recipe: Path | None, home: Path) -> str:
+    """The last line that a process printed which asked for the wants of a run.
+
+    Args:
+        argv: flags of the run.
+        names: data sets that are here.
+        recipe: file with the recipe; None for one of ours, or a configuration.
+        home: the site's folder.
+
+    Raises:
+        ConfigError: it ended with an error; the message is its own.
+        JailError: this machine cannot make the jail that a contract here asks for.
+    """
+    command = (sys.executable, "-c", _WORDS, ",".join(names), *argv)
+    if recipe is None or not asks_for_jail(home):
+        done = subprocess.run(command, capture_output=True, text=True)
+        code, out, err = done.returncode, done.stdout, done.stderr
+    else:
+        code, out, err = _in_jail(command, recipe)
+    if code or not out.strip():
+        raise ConfigError(err.strip().removeprefix("hagane train: ") or "the recipe cannot be read")
+    return out.splitlines()[-1]
+
+
+def asks_for_jail(home: Path) -> bool:
+    """Whether a contract of a data set here asks for a jail, or cannot be read."""
+    if not (home / "site.toml").exists():
+        return False
+    catalog = open_catalog(home, noted=False, jailed=True)
+    names = [r.name for r in catalog.ls()]
+    return any(n in catalog.problems or catalog.contract(n).contract.protection == "jail" for n in names)
+
+
+def _in_jail(command: tuple[str, ...], recipe: Path) -> tuple[int, str, str]:
+    """Exit code, output and errors of a command that can read the recipe's file alone."""
+    file, here = Bind.at(recipe), Path.cwd()
+    cwd = here if file.target.is_relative_to(here) else Path("/")
+    plan = Plan(command, python_env(), (*python_reads(), file), cwd=cwd)
+    with Text(shown=False) as text:
+        with text.pipes() as (out, err):
+            try:
+                jailed = start(plan, out, err)
+            except JailError:
+                probe().demand_all()  # where the host lacks a wall, that is the better message
+                raise
+        with jailed:
+            code = jailed.wait()
+            jailed.release()
+        text.drain()
+    said, errors = (cleaned(bytes(kept).decode("utf-8", "replace")) for kept in text.kept.values())
+    return code, said, errors
