@@ -20,7 +20,7 @@ from hagane.cli.noted import note_run
 from hagane.cli.opens import Opens, in_jail
 from hagane.cli.sealed_run import is_sealed_run, read_sealed_run
 from hagane.cli.site import open_catalog
-from hagane.cli.wants import ask_wants, asks_for_jail
+from hagane.cli.wants import ask_wants, asks_for_jail, named_wants
 from hagane.terms import ConfigError, HaganeError, RunRecord, TrainingError, digest_value, load_toml
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ def opens_of(o: Train, argv: list[str]) -> Opens:
     if begun is None and not asks_for_jail(o.home):
         return Opens(o.home, "anchor")
     recipe = None if o.config or o.again or o.resume or ":" not in o.recipe else Path(o.recipe.partition(":")[0])
-    wants = json.loads(ask_wants(argv, known_sets(o), recipe, o.home))
+    own = "" if o.config or o.again or o.resume else named_wants(o.recipe, o.datasets or known_sets(o), o.steps)
+    wants = json.loads(own or ask_wants(argv, known_sets(o), recipe, o.home))
     more = tuple(Path(p) for p in wants["reads"])
     runs = (begun,) if begun is not None else ()
     return Opens(
