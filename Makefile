@@ -16,7 +16,7 @@ DEV_READY := $(VENV)/.ready-dev-intake-mdf-opcua-worlds
 ALL_READY := $(VENV)/.ready-dev-intake-mdf-opcua-ray-worlds
 SETUP := pyproject.toml constraints.txt scripts/setup.py scripts/setup.sh
 
-.PHONY: help demo test test-all check floors names bench bench-data bench-gpu bench-lerobot bench-moe bench-checkpoint bench-scaling offline-bundle setup clean
+.PHONY: help demo test test-all check floors names bench bench-data bench-gpu bench-lerobot bench-moe bench-checkpoint bench-rights bench-scaling offline-bundle setup clean
 
 help:
 	@echo "make demo           the whole loop on this machine: logs to a driven machine and a report, in ten minutes"
@@ -30,6 +30,7 @@ help:
 	@echo "make bench-scaling  train 1m, 4m and 40m on several amounts of data, for hagane plan scaling (an hour of one core)"
 	@echo "make bench-moe      our mixture-of-experts layer beside transformers' and torchtitan's, in an environment of its own"
 	@echo "make bench-checkpoint  what saving costs training, beside torch's own; the losses after a resume on other layouts"
+	@echo "make bench-rights   what jail, sealed data, ledger and permit cost, training beside plain training (an hour)"
 	@echo "make names          write tests/public_names.txt again after a public name was added on purpose"
 	@echo "make offline-bundle KEY=SIGNER.pem  a signed folder of wheels with an SBOM, for machines without a network"
 	@echo "make setup          only the environment in $(VENV)"
@@ -92,6 +93,9 @@ bench-gpu:
 bench-checkpoint: $(DEV_READY)
 	@$(ONE_THREAD) $(PY) bench/checkpoint/stall.py --out bench/results/checkpoint-$$(date +%F).json
 	@$(ONE_THREAD) $(PY) -m tests.test_checkpoint_resume 50
+
+bench-rights: $(DEV_READY)
+	@$(ONE_THREAD) $(PY) -m bench.rights --out bench/results/rights-$$(date +%F).json $(BENCH_RIGHTS)
 
 # KEY=... signs it (`hagane contract keygen` makes one); OFFLINE="--extras intake --out DIR" and the like
 offline-bundle: $(DEV_READY)

@@ -72,6 +72,7 @@ def nodes() -> Iterator[Nodes]:
         for _ in range(3):
             spaces.append(netlink.new_namespace())
             held.callback(os.close, spaces[-1])
+            netlink.inside(spaces[-1], _without_ipv6)
         routes = [held.enter_context(netlink.inside(n, netlink.open_route)) for n in spaces]
         macs = [mac_of(h) for h in HOSTS]
         netlink.add_veth(routes[0], CARD, macs[0], CARD, macs[1], spaces[1], 1500)
@@ -87,6 +88,14 @@ def nodes() -> Iterator[Nodes]:
                 netlink.add_neighbour(s, jail, CARD, hardware_address(0, jail))
                 netlink.add_route(s, jail, CARD, netlink.MAIN)
         yield Nodes((spaces[0], spaces[1], spaces[2]))
+
+
+def _without_ipv6() -> None:
+    """A node's card would say what it pleases in IPv6 when it comes up, and the judge counts every frame."""
+    for which in ("all", "default"):
+        path = Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6")
+        if path.exists():
+            path.write_text("1")
 
 
 def frame(source: str, target: str, protocol: int, to: bytes, of: bytes) -> bytes:

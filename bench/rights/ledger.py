@@ -1,31 +1,25 @@
 """A ledger of many entries: verifying it beside a plain sha256 of the same bytes, and proving one entry.
 
-    python bench/rights/ledger.py [--entries 1000000] [--signed] [--out FILE.json]
-
-Rounds of all four are taken in turns in one process: `sha256` reads the same file through one hash; `two calls` is what
-RFC 9162 asks of hashlib at the least, one call for each leaf and one for each node, on bytes that lie ready in memory;
-`verify` is `Ledger.verify`. Medians of CPU seconds (wall in brackets) and ratios; proofs are wall milliseconds.
+Rounds of all three are taken in turns, in one process: `sha256` reads the same file through one hash; `two calls` is
+what RFC 9162 asks of hashlib at the least, one call for each leaf and one for each node, on bytes that lie ready in
+memory; `verify` is `Ledger.verify`.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
-import os
-import platform
 import random
-import resource
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.rights.measured import Figure
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hagane.seal import Entry, Ledger, Signer, check_proof
 from hagane.seal.entry import write_line
+from hagane.terms import HaganeError
 
 T0_NS = 1_790_000_000 * 10**9
 
@@ -61,69 +55,64 @@ def two_calls(path: Path) -> Callable[[], None]:
     return run
 
 
-def seconds(run: Callable[[], object]) -> tuple[float, float]:
-    cpu, wall = time.process_time(), time.perf_counter()
+def cpu_s(run: Callable[[], object]) -> float:
+    """CPU seconds of a call."""
+    begin = time.process_time()
     run()
-    return time.process_time() - cpu, time.perf_counter() - wall
+    return time.process_time() - begin
 
 
-def measure(path: Path, entries: int, rounds: int) -> dict[str, object]:
+def measure(folder: Path, entries: int = 1_000_000, rounds: int = 5, signed: bool = False) -> list[Figure]:
+    """Rows of the table.
+
+    Args:
+        folder: new.
+        entries: of the ledger.
+        rounds: of all three ways, in turns.
+        signed: each entry by a host key.
+
+    Raises:
+        HaganeError: a proof does not lead to the root.
+    """
+    folder.mkdir()
+    path = folder / "ledger.jsonl"
+    write(path, entries, signed)
     ledger, floor = Ledger(path), two_calls(path)
     scale = entries / 20_000
-    rows: dict[str, list[tuple[float, float]]] = {"sha256": [], "two calls": [], "verify": []}
+    rows: dict[str, list[float]] = {"sha256": [], "two calls": [], "verify": []}
     for _ in range(rounds):
-        rows["sha256"].append(seconds(lambda: plain(path)))
-        cpu, wall = seconds(floor)
-        rows["two calls"].append((cpu * scale, wall * scale))
-        rows["verify"].append(seconds(ledger.verify))
-    cpu_s = {name: statistics.median(cpu for cpu, _ in row) for name, row in rows.items()}
-    wall_s = {name: statistics.median(wall for _, wall in row) for name, row in rows.items()}
-    first = seconds(lambda: ledger.prove(0))
-    root, rng, proofs = ledger.root(), random.Random(9162), []
-    for _ in range(200):
-        index = rng.randrange(entries)
-        fresh = Ledger(path)  # a process that has read nothing yet
-        start = time.perf_counter()
-        proof = fresh.prove(index)
-        proofs.append((time.perf_counter() - start) * 1000)
-        assert check_proof(proof, root)
-    proofs.sort()
-    return {
-        "entries": entries,
-        "bytes": path.stat().st_size,
-        "cpu_s": cpu_s,
-        "wall_s": wall_s,
-        "verify_over_sha256": statistics.median(
-            v[0] / s[0] for v, s in zip(rows["verify"], rows["sha256"], strict=True)
-        ),
-        "verify_over_two_calls": statistics.median(
-            v[0] / s[0] for v, s in zip(rows["verify"], rows["two calls"], strict=True)
-        ),
-        "first_proof_cpu_s": first[0],
-        "proof_ms": {"median": statistics.median(proofs), "p99": proofs[197], "most": proofs[-1]},
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "machine": f"{os.cpu_count()} cores {platform.machine()}, load {os.getloadavg()[0]:.0f}",
-        "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
+        rows["sha256"].append(cpu_s(lambda: plain(path)))
+        rows["two calls"].append(cpu_s(floor) * scale)
+        rows["verify"].append(cpu_s(ledger.verify))
+    plain_s, calls_s, verify_s = (statistics.median(row) for row in rows.values())
+    over_plain, over_calls = (
+        statistics.median(v / s for v, s in zip(rows["verify"], rows[name], strict=True))
+        for name in ("sha256", "two calls")
+    )
+    first_s = cpu_s(lambda: ledger.prove(0))
+    root, rng = ledger.root(), random.Random(9162)
+    proofs_ms = sorted(prove(path, rng.randrange(entries), root) for _ in range(200))
+    of = f"{entries:,} entries, {path.stat().st_size / 1e6:.0f} MB"
+    return [
+        Figure("ledger: verify / plain sha256 of the file", "x", over_plain,
+               f"{of}; CPU, median of {rounds}: {verify_s:.3g} and {plain_s:.3g} s"),
+        Figure("ledger: verify / the two hash calls an entry that RFC 9162 asks for", "x", over_calls,
+               f"{of}; CPU, median of {rounds}: {verify_s:.3g} and {calls_s:.3g} s"),
+        Figure("ledger: a proof of one entry", "ms", statistics.median(proofs_ms),
+               f"{of}; wall, median of 200, each by a fresh reader; 99%: {proofs_ms[197]:.3g}; "
+               f"the first of all {first_s:.2g} CPU s", 5.0),
+    ]  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--entries", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--signed", action="store_true", help="entries signed by a host key")
-    parser.add_argument("--out", type=Path)
-    o = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ledger.jsonl"
-        write(path, o.entries, o.signed)
-        found = {"signed": o.signed, **measure(path, o.entries, o.rounds)}
-    text = json.dumps(found, indent=1)
-    print(text)
-    if o.out:
-        o.out.write_text(text + "\n", "utf-8")
+def prove(path: Path, index: int, root: str) -> float:
+    """Wall milliseconds of one proof, by a reader that has read nothing yet.
 
-
-if __name__ == "__main__":
-    main()
+    Raises:
+        HaganeError: the proof does not lead to the root.
+    """
+    fresh, begin = Ledger(path), time.perf_counter()
+    proof = fresh.prove(index)
+    took_ms = (time.perf_counter() - begin) * 1e3
+    if not check_proof(proof, root):
+        raise HaganeError(f"the proof of entry {index} does not lead to the ledger's root", where=str(path))
+    return took_ms

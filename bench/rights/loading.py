@@ -8,39 +8,28 @@ Student's t on the logarithms of the ratios. Before anything is timed, batches a
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
-import math
-import os
-import platform
-import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
+from bench.rights.measured import Figure, ratio
 from peer_ours import ARM, episodes
 from source import Spec, make_source
 
 from hagane.catalog import Catalog, Loader, Mixture
 from hagane.catalog.sealing import CatalogKeys, seal_cache, seal_set
 from hagane.seal import Keyring, SignedContract, Site, TrustStore, generate_key, load_contract, public_of, sign_contract
-from hagane.terms import Batch, Contract, Embodiment, Episode, dump_toml
+from hagane.terms import Batch, Contract, Embodiment, Episode, HaganeError, dump_toml
 
 BATCH = 32
 SITE = Site("plant-7", "JP", "consortium")
 STATES = replace(ARM, name="bench-states", observe=tuple(c for c in ARM.observe if c.kind != "image"))
-_T95 = {10: 2.262, 12: 2.201, 16: 2.131, 20: 2.093, 24: 2.069, 30: 2.045, 40: 2.023}
-"""Student's t, 97.5%, by number of pairs (one degree of freedom less)."""
 
 
 @dataclass(frozen=True)
@@ -125,63 +114,37 @@ def pairs(forms: Forms, pairs_wanted: int, batches: int, *, first_pass: bool) ->
     return out
 
 
-def interval(found: list[tuple[float, float]]) -> tuple[float, float, float]:
-    """Geometric mean of sealed / plain, and its 95% interval."""
-    logs = [math.log(sealed / plain) for plain, sealed in found]
-    mean, error = statistics.fmean(logs), statistics.stdev(logs) / math.sqrt(len(logs))
-    t = _T95[max(n for n in _T95 if n <= len(logs))]
-    return math.exp(mean), math.exp(mean - t * error), math.exp(mean + t * error)
+def measure(folder: Path, episode_count: int = 40, pairs_wanted: int = 20, batches: int = 0) -> list[Figure]:
+    """Rows of the table.
 
+    Args:
+        folder: new.
+        episode_count: of 150 steps.
+        pairs_wanted: of runs.
+        batches: a run; 0: 24 with pictures, 150 without.
 
-def measure(folder: Path, episode_count: int, pairs_wanted: int) -> list[dict[str, Any]]:
-    """A row a case."""
+    Raises:
+        HaganeError: a sealed batch differs from the plain one.
+    """
+    folder.mkdir()
     source = make_source(folder / "source", Spec(episodes=episode_count))
     # the machine without cameras leaves the pictures' streams where they are
     states = (replace(e, embodiment=STATES.name, streams={n: s for n, s in e.streams.items() if "cam" not in n})
               for e in episodes(source))  # fmt: skip
     rows = []
-    cases = ((make_forms(folder / "a", ARM, episodes(source)), 24), (make_forms(folder / "b", STATES, states), 150))
-    for forms, batches in cases:
+    cases = (
+        ("two pictures and state", make_forms(folder / "a", ARM, episodes(source)), batches or 24),
+        ("state alone", make_forms(folder / "b", STATES, states), batches or 150),
+    )
+    for what, forms, count in cases:
         plain, sealed = forms.plain(), forms.sealed()
-        same = all(content(plain.at(s)) == content(sealed.at(s)) for s in range(8))
-        if not same:
-            raise SystemExit(f"{forms.name}: sealed batches differ from plain ones; nothing is timed")
+        if any(content(plain.at(s)) != content(sealed.at(s)) for s in range(8)):
+            raise HaganeError(f"{forms.name}: sealed batches differ from plain ones; nothing is timed")
         for first_pass in (True, False):
-            found = pairs(forms, pairs_wanted, batches, first_pass=first_pass)
-            mean, low, high = interval(found)
-            each_ms = [statistics.median(t) / batches * 1e3 for t in zip(*found, strict=True)]
-            rows.append({
-                "set": forms.name, "pass": "first" if first_pass else "later", "pairs": len(found),
-                "batches": batches, "plain_ms": each_ms[0], "sealed_ms": each_ms[1],
-                "ratio": mean, "low": low, "high": high,
-            })  # fmt: skip
+            found = pairs(forms, pairs_wanted, count, first_pass=first_pass)
+            mean, low, high = ratio(found)
+            each_ms = [statistics.median(t) / count * 1e3 for t in zip(*found, strict=True)]
+            passed = "first pass" if first_pass else "later passes"
+            how = f"CPU, {len(found)} pairs of {count} batches of {BATCH}; {each_ms[0]:.3g} and {each_ms[1]:.3g} ms"
+            rows.append(Figure(f"loading sealed / plain: {what}, {passed}", "x", mean, how, 1.05, low, high))
     return rows
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--episodes", type=int, default=40, help="of 150 steps")
-    parser.add_argument("--pairs", type=int, default=20, help="at least 10")
-    parser.add_argument("--out", type=Path, help="JSON with every row")
-    o = parser.parse_args()
-    if o.pairs < min(_T95):
-        raise SystemExit(f"--pairs {o.pairs}: an interval needs at least {min(_T95)}")
-    folder = Path(tempfile.mkdtemp(prefix="hagane-loading-"))
-    try:
-        rows = measure(folder, o.episodes, o.pairs)
-    finally:
-        shutil.rmtree(folder)
-    print(f"CPU ms a batch of {BATCH}; sealed / plain with its 95% interval; asked: at most 1.05")
-    for r in rows:
-        print(
-            f"{r['set']:14} {r['pass']:6} plain {r['plain_ms']:8.3f}  sealed {r['sealed_ms']:8.3f}"
-            f"  {r['ratio']:.3f} [{r['low']:.3f}, {r['high']:.3f}]  {r['pairs']} pairs of {r['batches']} batches"
-        )
-    if o.out:
-        told = {"date": str(date.today()), "machine": platform.processor() or platform.machine(),
-                "cores": os.cpu_count(), "numpy": np.__version__, "rows": rows}  # fmt: skip
-        o.out.write_text(json.dumps(told, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

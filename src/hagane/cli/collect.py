@@ -166,12 +166,13 @@ class Collector:
 
         The verb found its own place free; what lies there now was put there since, and stays.
         """
-        found = [f"{place / name}" for place, name in self._given(root, path)]
-        for name in self.house.datasets if found else ():
+        found = [str(p) for p in self._given(root, path)]
+        for name in self.house.datasets if found and not self.house.opens.handed else ():
             facts = {"files": {f: digest_file(Path(f)) for f in found[:100]}, "count": len(found)}
             self.house.catalog.note("left", name, {**facts, "purpose": self.house.opens.purpose})
 
-    def _given(self, root: Path, path: Path) -> Iterator[tuple[Path, str]]:
+    def _given(self, root: Path, path: Path) -> Iterator[Path]:
+        to = self.house.opens.handed or path
         with reached(root, path.parent) as above:
             if above is None:
                 return
@@ -180,24 +181,24 @@ class Collector:
             except OSError:
                 return  # the verb made none
             if stat.S_ISREG(kind):
-                yield self._copied(above, path.name, path.parent)
+                yield self._copied(above, path.name, to)
         if stat.S_ISDIR(kind):
             with reached(root, path) as top:
                 for folder, folders, names, fd in os.fwalk(".", dir_fd=top, follow_symlinks=False):
                     folders.sort()
                     for name in sorted(names):
-                        yield self._copied(fd, name, path / folder)
+                        yield self._copied(fd, name, to / folder / name)
 
-    def _copied(self, folder: int, name: str, to: Path) -> tuple[Path, str]:
+    def _copied(self, folder: int, name: str, to: Path) -> Path:
         """Copy one file out, no link followed; it is whole or absent."""
         file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         with os.fdopen(file, "rb") as f:
             facts = os.fstat(file)
             if not stat.S_ISREG(facts.st_mode) or facts.st_size > self.size_bytes or not name.isprintable():
                 raise CorruptError("what should leave is no plain file", where=repr(name))
-            to.mkdir(parents=True, exist_ok=True)
-            write_whole(to / name, iter(lambda: f.read(1 << 20), b""))
-        return to, name
+            to.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(to, iter(lambda: f.read(1 << 20), b""))
+        return to
 
 
 @contextmanager

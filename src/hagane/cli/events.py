@@ -42,7 +42,7 @@ class Allowance:
     at_once: int = 200
     """Events that may come together."""
     clock: Callable[[], float] = time.monotonic
-    """Seconds, monotonic; for tests."""
+    """Seconds, monotonic."""
     dropped: int = 0
     """Events that did not pass."""
     _left: float = field(init=False)

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from hagane.terms import ConfigError
+from hagane.cli.opens import in_jail
+from hagane.cli.sealed_run import sealed_run_at
+from hagane.terms import CheckpointError, ConfigError
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ def main(argv: list[str]) -> int:
     o = tyro.cli(Export, args=argv, prog="hagane export")
     if o.back == (o.out is not None) or o.file_gib <= 0:
         raise ConfigError("say one of --out DIR and --back, and a size above 0", next_step="see `hagane export --help`")
+    if not in_jail() and sealed_run_at(o.checkpoint) is not None:
+        raise CheckpointError(
+            "this run lies sealed: its weights leave by the gate",
+            where=str(o.checkpoint),
+            next_step="hagane release shape, read it, then hagane release make",
+        )
     from hagane.model import latest
     from hagane.model.export import export_weights, take_back
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hagane.cli.opens import Opens
 from hagane.cli.sealed_run import SealedRun, Source, is_sealed_run, read_sealed_run
-from hagane.terms import Decision, HaganeError, Refused, code_digest, errors
+from hagane.terms import Decision, Embodiment, HaganeError, Refused, code_digest, errors
 
 if TYPE_CHECKING:
     from hagane.catalog import Catalog
@@ -51,7 +51,7 @@ class House:
     @property
     def shows(self) -> bool:
         """True where people may look at what the verb prints: every contract grants to view here and now."""
-        if self.opens.purpose == "export":
+        if self.opens.purpose == "export" and not self.opens.handed:
             return True
         came = all("view" in c.contract.purposes for c in self.brings.values())
         return came and all(self.catalog.decide(name, "view").allowed for name in self.datasets)
@@ -85,11 +85,28 @@ class House:
 
     def folders(self, dataset: str) -> Sequence[Path]:
         """Sealed folders of a data set on disk, for the broker."""
-        if dataset not in self.datasets:
+        if dataset not in self.opens.datasets:
             return ()
         root = self.catalog.root
         places = (root / "sets" / dataset, *sorted((root / "cache").glob(f"{dataset}-*")))
         return tuple(p for p in places if (p / "sealed.json").exists())
+
+    def machines(self) -> tuple[Embodiment, ...]:
+        """Machines of all data sets that are asked for, as their sealed files say; read out here, with our own keys.
+
+        Raises:
+            Refused: the key of one was erased; CorruptError: a file is not the one that was sealed.
+        """
+        from hagane.catalog.sealed import open_shelf
+        from hagane.catalog.stored import StoredSet
+        from hagane.seal import OwnKeys, open_folder
+
+        found = []
+        for name in self.datasets:
+            folder = self.catalog.root / "sets" / name
+            keys = OwnKeys(open_folder(folder), self.keyring) if self.catalog.record(name).sealed else None
+            found.append(StoredSet(open_shelf(folder, name, keys)).embodiment())
+        return tuple(found)
 
     def sources(self) -> tuple[Source, ...]:
         """What a run made now reads: data sets, and those behind the weights that it starts from."""
@@ -140,6 +157,12 @@ class House:
         }
         self.ledger.append("jail", {**body, **walls, **about, "makes": [p.name for p in self.opens.makes]})
 
+    def note_text(self, size_bytes: int) -> None:
+        """Write down that text of a jail was shown, as its contracts grant."""
+        for name in (*self.datasets, *self.brings):
+            body = {"dataset": name, "site": self.catalog.site.name, "purpose": "view", "text_bytes": size_bytes}
+            self.ledger.append("shown", body)
+
     def words(self) -> frozenset[str]:
         """Words that may be told outside: names that stand open here anyway, and those that the verb knows."""
         machines = {self.catalog.record(n).embodiment for n in self.datasets if n not in self.catalog.problems}
@@ -162,6 +185,17 @@ class House:
         return body
 
 
+def asks_for_jail(home: Path) -> bool:
+    """Whether any data set of a site lies under a contract that asks for a jail; False where there is no site."""
+    from hagane.cli.site import open_catalog
+
+    if not (home / "site.toml").exists():
+        return False
+    catalog = open_catalog(home, noted=False)
+    names = [r.name for r in catalog.ls() if r.name not in catalog.problems]
+    return any(catalog.contract(n).contract.protection == "jail" for n in names)
+
+
 def open_house(opens: Opens) -> House | None:
     """Open a site on behalf of a verb; None where there is no site and no sealed run, so that no contract asks.
 
@@ -171,15 +205,16 @@ def open_house(opens: Opens) -> House | None:
     sealed = any(is_sealed_run(p) for p in (*opens.runs, *opens.makes))
     if not sealed and not opens.brings and not (opens.home / "site.toml").exists():
         return None
-    from hagane.cli.site import keyring_of, open_catalog
-    from hagane.seal import Ledger, load_contract
+    from hagane.cli.site import keyring_of, ledger_of, open_catalog
+    from hagane.seal import load_contract
 
     catalog = open_catalog(opens.home, jailed=True)
     brings = {name: load_contract(path, catalog.trust) for name, path in opens.brings}
     folders = [p for p in (*opens.runs, *opens.makes) if is_sealed_run(p)]
     runs = tuple(read_sealed_run(p) for p in dict.fromkeys(folders))
-    ledger = catalog.ledger or Ledger(opens.home / "ledger.jsonl")
-    return House(opens, catalog, ledger, keyring_of(opens.home), brings, runs)
+    if opens.makes:
+        catalog.gate = replace(catalog.gate, run=opens.makes[0].name)  # reads say which run they are for
+    return House(opens, catalog, catalog.ledger or ledger_of(opens.home), keyring_of(opens.home), brings, runs)
 
 
 def _plain(value: object, known: set[str], depth: int = 0) -> bool:

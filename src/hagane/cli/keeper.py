@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from hagane.cli.collect import Collector
 from hagane.cli.house import House, open_house
@@ -35,12 +36,26 @@ PASSED = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "TORCH_CPP_LOG_LEVEL", "COLUMNS"
 """Variables that go in as they are; all others stay outside, where they may name secrets."""
 
 
-def kept(argv: Sequence[str], opens: Callable[[], Opens]) -> int | None:
+class Beside(Protocol):
+    """What the keeper does itself while a verb runs in the jail: the gateway of a policy server."""
+
+    @property
+    def sockets(self) -> tuple[Bind, ...]:
+        """Sockets of ours that the jail may connect to, beside the broker's."""
+        ...
+
+    def __call__(self, house: House, jailed: Jailed) -> int:
+        """Go on until the verb has ended; returns the exit code."""
+        ...
+
+
+def kept(argv: Sequence[str], opens: Callable[[], Opens], beside: Beside | None = None) -> int | None:
     """Run a verb under a keeper where a contract asks for it; None where none does, or where one is at work already.
 
     Args:
         argv: verb and flags, as they were given.
         opens: says what the verb opens and makes; called outside of jails only.
+        beside: what is done out here meanwhile; without it the keeper waits.
 
     Returns:
         The exit code, 0 or 1; None: go on in this process.
@@ -54,6 +69,11 @@ def kept(argv: Sequence[str], opens: Callable[[], Opens]) -> int | None:
     house = open_house(opens())
     if house is None or not house.jailed:
         return None
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise JailError(
+            "ranks that torchrun starts would each have a jail of their own, and not reach each other",
+            next_step="hagane train --nproc N starts them in one jail; for several nodes see docs/jail.md",
+        )
     house.ask_all()
     size_bytes = int(os.environ.get(SIZE, 0)) << 20 or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     collector = Collector(house, size_bytes)
@@ -62,13 +82,16 @@ def kept(argv: Sequence[str], opens: Callable[[], Opens]) -> int | None:
         tempfile.TemporaryDirectory(prefix="hagane-") as place,
         Teller.of(argv[0], house, collector.saved) as teller,
         Text(shown=house.shows) as text,
-        _listening(Path(place) / "broker.sock") as listener,
+        listening(Path(place) / "broker.sock") as listener,
     ):
         rules = Rules(house.decide, house.folders, house.notes, teller.hear)
-        granted = [(name, house.opens.purpose) for name in house.datasets]
+        granted = [(name, house.opens.purpose) for name in house.opens.datasets]
         with serve(listener, rules, house.keyring, house.ledger, granted):
-            plan = plan_of(argv, house, Path(place) / "broker.sock", size_bytes)
-            code = _run(plan, text, collector, house)
+            sockets = (Bind(Path(place) / "broker.sock", SOCKET), *(beside.sockets if beside else ()))
+            plan = plan_of(argv, house, sockets, size_bytes)
+            code = _run(plan, text, collector, house, beside)
+        if text.shown and text.bytes:
+            house.note_text(text.bytes)
         teller.end(0 if text.shown else text.bytes)
     return code
 
@@ -81,12 +104,13 @@ def kept_view(
     return None if gone else kept(argv, lambda: Opens(home, purpose, tuple(names), gives=tuple(gives)))
 
 
-def plan_of(argv: Sequence[str], house: House, broker: Path, size_bytes: int) -> Plan:
+def plan_of(argv: Sequence[str], house: House, sockets: tuple[Bind, ...], size_bytes: int) -> Plan:
     """The jail of a verb: what it was granted, read-only, and private memory where it writes."""
     opens, catalog = house.opens, house.catalog
     own = [opens.home / name for name in ("site.toml", "site.toml.sig", "trust")]
     contracts = [p for _, path in opens.brings for p in (path, path.with_name(path.name + ".sig"))]
-    names = (*house.datasets, *house.brings)
+    # data sets behind weights are asked for, but nothing reads them
+    names = (*opens.datasets, *house.brings)
     sets = [p for n in names for p in (catalog.root / "sets" / n, *(catalog.root / "cache").glob(f"{n}-*"))]
     reads = dict.fromkeys(p.absolute() for p in (*own, *contracts, *sets, *opens.reads) if p.exists())
     runs = (*opens.runs, *opens.makes, *(p.parent for p in opens.gives))
@@ -97,13 +121,13 @@ def plan_of(argv: Sequence[str], house: House, broker: Path, size_bytes: int) ->
         env,
         (*python_reads(), *(Bind.at(p) for p in reads)),
         tuple(works),
-        (Bind(broker, SOCKET),),
+        sockets,
         Path.cwd() if _inside(Path.cwd(), [*reads, *works]) else Path("/"),
         size_bytes,
     )
 
 
-def _run(plan: Plan, text: Text, collector: Collector, house: House) -> int:
+def _run(plan: Plan, text: Text, collector: Collector, house: House, beside: Beside | None) -> int:
     with text.pipes() as (out, err):
         try:
             jailed = start(plan, out, err, fill=collector.fill)
@@ -113,7 +137,7 @@ def _run(plan: Plan, text: Text, collector: Collector, house: House) -> int:
     with jailed:
         house.note_jail(record_of(plan, jailed))
         with _forwarded(jailed), collector.watching(jailed.root):
-            code = jailed.wait()
+            code = jailed.wait() if beside is None else beside(house, jailed)
         text.drain()
         collector.collect(jailed.root, {n: bytes(b) for n, b in text.kept.items()}, code)
         jailed.release()
@@ -136,7 +160,8 @@ def _forwarded(jailed: Jailed) -> Iterator[None]:
 
 
 @contextmanager
-def _listening(path: Path) -> Iterator[socket.socket]:
+def listening(path: Path) -> Iterator[socket.socket]:
+    """A unix socket that a jail may connect to, until the end of the block."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(path))
         # the folder is ours alone; whoever runs in the jail may connect

@@ -30,6 +30,8 @@ class Opens:
     """Folders of runs that it makes or adds to: they are sealed."""
     gives: tuple[Path, ...] = ()
     """Files and folders that leave as plaintext: only where the purpose is to view or to export."""
+    handed: Path | None = None
+    """Where what it gives is laid for the keeper's own gate, instead of leaving."""
     steps: int = 0
     """Optimiser steps of a run that it makes, for the panel."""
     words: frozenset[str] = frozenset()

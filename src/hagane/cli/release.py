@@ -7,13 +7,15 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from hagane.cli.handed import handed, write_shape
+from hagane.cli.sealed_run import sealed_run_at
 from hagane.cli.site import ledger_of, site_of
 from hagane.cli.witnessing import demand_witnessed
 from hagane.seal import TrustStore, load_private
@@ -64,9 +66,37 @@ class Check:
     """Folder of the owners' public keys."""
 
 
+@dataclass(frozen=True)
+class ShapeArgs:
+    """Write the shape of a sealed run's weights for a person to read; then it may say what leaves (--model)."""
+
+    run: Place
+    """The run's folder."""
+    out: Path
+    """The TOML file to write."""
+    home: Path = Path()
+    """The site's folder."""
+
+
 def make(argv: list[str]) -> int:
-    """Run `hagane release make`."""
+    """Run `hagane release make`; weights of a sealed run are written out in a jail first."""
     o = tyro.cli(Make, args=argv, prog="hagane release make")
+    run = sealed_run_at(o.source)
+    if run is None:
+        return _make(o)
+    with handed(["export", str(o.source)], "--out", o.home, run, "export") as weights:
+        return _make(replace(o, source=weights))
+
+
+def shape(argv: list[str]) -> int:
+    """Run `hagane release shape`."""
+    o = tyro.cli(ShapeArgs, args=argv, prog="hagane release shape")
+    print(f"{o.out}: {write_shape(o.run, o.home, o.out)}")
+    print("  read it: what it lists may leave with `hagane release make --model`")
+    return 0
+
+
+def _make(o: Make) -> int:
     site = site_of(o.home)
     ledger = ledger_of(o.home)
     about = {"what": "weights", "site": site.name, "out": o.out.name}
@@ -112,7 +142,12 @@ def membership(argv: list[str]) -> int:
     return measure(argv)
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"make": make, "check": check, "membership": membership}
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "shape": shape,
+    "membership": membership,
+    "make": make,
+    "check": check,
+}
 
 
 def main(argv: list[str]) -> int:

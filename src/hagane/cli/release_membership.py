@@ -9,7 +9,11 @@ from typing import Annotated
 
 import tyro
 
+from hagane.cli.handed import handed
+from hagane.cli.opens import in_jail
+from hagane.cli.sealed_run import sealed_run_at
 from hagane.cli.site import open_catalog
+from hagane.seal.release_claims import membership_of
 from hagane.terms.files import write_whole
 
 
@@ -41,6 +45,13 @@ def main(argv: list[str]) -> int:
         HaganeError: no such run, refused data, a data set with too few episodes on a side.
     """
     o = tyro.cli(MembershipArgs, args=argv, prog="hagane release membership")
+    run = sealed_run_at(o.run)
+    if run is not None and not in_jail():
+        with handed(["release", "membership", *_without_out(argv)], "--out", o.home, run, "evaluate") as figures:
+            told = membership_of(figures.read_bytes())  # figures only, read strictly
+        write_whole(o.out, [json.dumps(told, indent=1).encode() + b"\n"])
+        print(f"{o.out}: figures of {len(told['rows'])} attacks")
+        return 0
     from hagane.catalog.loader import kept
     from hagane.catalog.split import load_split
     from hagane.cli.evaluate import find_checkpoint
@@ -65,3 +76,9 @@ def main(argv: list[str]) -> int:
               f"{r.tpr_at_1_percent:.1%} found at 1% false, {r.members} members, {r.others} others")  # fmt: skip
     print(f"{o.out}: 0.5 tells nothing; a stronger attack may find more")
     return 0
+
+
+def _without_out(argv: list[str]) -> list[str]:
+    """The flags without --out and its value."""
+    at = next((i for i, word in enumerate(argv) if word.split("=")[0] == "--out"), len(argv))
+    return [*argv[:at], *argv[at + (1 if at < len(argv) and "=" in argv[at] else 2) :]]

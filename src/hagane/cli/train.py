@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from hagane.cli.house import asks_for_jail
 from hagane.cli.inside import tell
 from hagane.cli.keeper import kept
 from hagane.cli.noted import note_run
@@ -113,6 +114,8 @@ def opens_of(o: Train, argv: list[str]) -> Opens:
         run = read_sealed_run(begun)
         names = tuple(s.dataset for s in run.sources)
         return Opens(o.home, run.purpose, names, runs=(begun,), reads=reads, makes=(o.run,))
+    if begun is None and not asks_for_jail(o.home):
+        return Opens(o.home, "anchor")
     recipe = None if o.config or o.again or o.resume or ":" not in o.recipe else Path(o.recipe.partition(":")[0])
     wants = json.loads(ask_wants(argv, known_sets(o), recipe, o.home))
     more = tuple(Path(p) for p in wants["reads"])

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from hagane.model import Generalist, Sample, load_config, load_served, reset_parameters, to_sample
-from hagane.terms import ActionChunk, ConfigError, Embodiment, Observation, RunRecord
+from hagane.terms import ActionChunk, ConfigError, Embodiment, Observation, RunRecord, action_limits
 
 
 class ModelPolicy:
@@ -76,13 +76,8 @@ class ModelPolicy:
 
 def clip_to_limits(embodiment: Embodiment, actions_NHA: NDArray[np.float32]) -> NDArray[np.float32]:
     """Actions inside the action channels' low and high, where those are known."""
-    low = np.concatenate([_column(c.low, c.columns, -np.inf) for c in embodiment.act])
-    high = np.concatenate([_column(c.high, c.columns, np.inf) for c in embodiment.act])
-    return np.clip(actions_NHA, low, high).astype(np.float32)
-
-
-def _column(values: tuple[float, ...], columns: int, unknown: float) -> NDArray[np.float64]:
-    return np.broadcast_to(np.array(values or (unknown,)), (columns,))
+    low_A, high_A = action_limits(embodiment)
+    return np.clip(actions_NHA, low_A, high_A).astype(np.float32)
 
 
 def load_policy(checkpoint: Path, *, threads: int = 0) -> ModelPolicy:

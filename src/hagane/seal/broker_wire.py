@@ -13,8 +13,10 @@ Any of them may be answered by {"refused": reason}; a frame that is not well for
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
+import time
 from typing import Any, TypeVar
 
 import msgspec
@@ -175,32 +177,46 @@ def send_frame(link: socket.socket, data: bytes) -> None:
     link.sendall(_LENGTH.pack(len(data)) + data)
 
 
-def receive_frame(link: socket.socket) -> bytes | None:
+def receive_frame(link: socket.socket, most: int = LIMIT, end_s: float = math.inf) -> bytes | None:
     """The next frame; None when the other side ended between two.
+
+    Args:
+        link: the connection.
+        most: bytes that a frame may have.
+        end_s: when it must be there whole, on the monotonic clock; a peer that sends byte by byte gains nothing.
 
     Raises:
         WireError: an empty frame, one too long, or one that ends early.
+        TimeoutError: it was not there in time.
         OSError: the connection broke.
     """
-    head = _exactly(link, _LENGTH.size)
+    head = _exactly(link, _LENGTH.size, end_s)
     if not head:
         return None
     if len(head) < _LENGTH.size:
         raise WireError("a frame ends early", where="broker")
     (length,) = _LENGTH.unpack(head)
-    if not 0 < length <= LIMIT:
-        raise WireError(f"a frame of {length} bytes (1 to {LIMIT} are allowed)", where="broker")
-    data = _exactly(link, length)
+    if not 0 < length <= most:
+        raise WireError(f"a frame of {length} bytes (1 to {most} are allowed)", where="broker")
+    data = _exactly(link, length, end_s)
     if len(data) < length:
         raise WireError("a frame ends early", where="broker")
     return data
 
 
-def _exactly(link: socket.socket, size: int) -> bytes:
+def _exactly(link: socket.socket, size: int, end_s: float) -> bytes:
     parts, left = [], size
-    while left and (part := link.recv(min(left, 1 << 16))):
+    while left:
+        if end_s < math.inf:
+            # a timeout of 0 would mean not to wait at all, and be another error
+            link.settimeout(max(end_s - time.monotonic(), 1e-3))
+        part = link.recv(min(left, 1 << 16))
+        if not part:
+            break
         parts.append(part)
         left -= len(part)
+        if left and time.monotonic() > end_s:
+            raise TimeoutError
     return b"".join(parts)
 
 

@@ -234,8 +234,8 @@ def _take_jail(found: Lineage, entry: Entry) -> None:
 
 def _take_checkpoint(found: Lineage, entry: Entry) -> None:
     run, checkpoint = _run(found, entry.body.get("run")), checkpoint_in(entry) or entry.body.get("list")
-    if run is None or not isinstance(checkpoint, str):
-        return
+    if run is None or not isinstance(checkpoint, str) or entry.body.get("folder") == "rest":
+        return  # what a run leaves beside its checkpoints holds no weights
     run.checkpoints.setdefault(checkpoint, entry.index)
     found.made.setdefault(checkpoint, run.name)
     _state(found, run, entry, entry.body.get("datasets"))

@@ -10,7 +10,7 @@ from asyncio import AbstractEventLoop, Future
 from collections.abc import Callable, Mapping
 
 from hagane import __version__
-from hagane.terms import Embodiment, HaganeError, Policy, WireError
+from hagane.terms import ActionChunk, Embodiment, HaganeError, Policy, WireError
 from hagane.wire import Limits, metadata_of, observation_of, pack, reply_of, unpack
 
 LOG = logging.getLogger("hagane.serve")
@@ -46,6 +46,15 @@ class Answerer:
         Raises:
             WireError: the request is refused, or the policy failed on it; in words that may go to the client.
         """
+        chunk, embodiment, infer_ms = self.decide(data)
+        return pack(reply_of(chunk, embodiment, infer_ms, prev_total_ms))
+
+    def decide(self, data: bytes) -> tuple[ActionChunk, Embodiment, float]:
+        """What the policy decides on one request, for which machine, in how many milliseconds.
+
+        Raises:
+            WireError: as `answer`.
+        """
         observation = observation_of(unpack(data, self.limits), self.embodiments)
         embodiment = self.embodiments[observation.embodiment]
         begin = time.perf_counter()
@@ -60,8 +69,7 @@ class Answerer:
         except Exception as e:
             LOG.exception("the policy failed on a request")
             raise WireError("the policy failed on this request", next_step="see the server's own log") from e
-        infer_ms = 1e3 * (time.perf_counter() - begin)
-        return pack(reply_of(chunk, embodiment, infer_ms, prev_total_ms))
+        return chunk, embodiment, 1e3 * (time.perf_counter() - begin)
 
 
 class Worker:

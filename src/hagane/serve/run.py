@@ -25,6 +25,7 @@ def serve_policy(
     checkpoint_id: str = "",
     limits: Limits | None = None,
     ready: Callable[[str], None] = lambda url: None,
+    until: Callable[[Callable[[], None]], None] = lambda stop: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; replies under way are finished first. Call it from the main thread.
 
@@ -37,6 +38,7 @@ def serve_policy(
         checkpoint_id: digest of the weights.
         limits: the largest request that is read.
         ready: called with the url once connections are taken.
+        until: called at the start with what stops the server as a signal does; that may be called in any thread.
 
     Raises:
         WireError: the address cannot be listened on.
@@ -45,11 +47,24 @@ def serve_policy(
 
     async def main() -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in numbers:
             loop.add_signal_handler(number, stop.set)
+
+        def end() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop ended by itself
+                loop.call_soon_threadsafe(stop.set)
+
+        until(end)
         await server.run(stop, ready)
 
-    asyncio.run(main())
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        asyncio.run(main())
+    finally:
+        # the loop leaves the system's own behind, which would kill a caller that is not done
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 class ServerThread:

@@ -1,6 +1,6 @@
 """The nouns of hagane: frozen dataclasses on NumPy, and nothing that does anything else."""
 
-from hagane.terms.action import ActionChunk, Policy
+from hagane.terms.action import ActionChunk, Policy, action_limits
 from hagane.terms.channel import Channel, History
 from hagane.terms.contract import NOT_REMOVABLE, PURPOSES, Contract, Decision, Protection, Purpose, Request
 from hagane.terms.digest import canonical_json, code_digest, digest_bytes, digest_file, digest_value
@@ -67,6 +67,7 @@ __all__ = [
     "TrainingError",
     "Window",
     "WireError",
+    "action_limits",
     "canonical_json",
     "code_digest",
     "digest_bytes",

@@ -26,6 +26,17 @@ class ActionChunk:
     """Digest of the weights that decided; "" for a controller without weights."""
 
 
+def action_limits(embodiment: Embodiment) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """[A] lowest and [A] highest value of each action column; infinite where the embodiment states none."""
+    low_A = np.concatenate([_column(c.low, c.columns, -np.inf) for c in embodiment.act])
+    high_A = np.concatenate([_column(c.high, c.columns, np.inf) for c in embodiment.act])
+    return low_A, high_A
+
+
+def _column(values: tuple[float, ...], columns: int, unknown: float) -> NDArray[np.float64]:
+    return np.broadcast_to(np.array(values or (unknown,)), (columns,))
+
+
 @runtime_checkable
 class Policy(Protocol):
     """Decides actions from observations. Model, remote server, recorder and guard share this shape.

@@ -1,6 +1,6 @@
 """CPU time of opening sealed records, against crc32 of the same plaintext and against AESGCM called by hand.
 
-python -m bench.bench_seal: one line a size; medians of paired rounds of CPU seconds, in one process.
+Medians of paired rounds of CPU seconds, in one process, on a folder in memory.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+from bench.rights.measured import Figure
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from hagane.seal import Layout, open_sealed, seal_bytes_to
+from hagane.terms import HaganeError
 
-SIZES = (300, 1_000, 2_000, 10_000, 50_000, 65_536, 1 << 20)
-ROUNDS, BYTES = 15, 16 << 20
+SIZES = (300, 4_096, 65_536, 1 << 20)
 
 
 def cpu_us(run: Callable[[], None], records: int) -> float:
@@ -28,9 +29,9 @@ def cpu_us(run: Callable[[], None], records: int) -> float:
     return (time.process_time_ns() - begin) / records / 1e3
 
 
-def measure(size: int, folder: Path) -> list[float]:
+def one_size(size: int, folder: Path, rounds: int, total: int) -> list[float]:
     """Median CPU microseconds a record: crc32, AESGCM by hand, `record`, `fill`, sealing."""
-    n = max(16, min(4000, BYTES // size))
+    n = max(16, min(4000, total // size))
     plain, key = os.urandom(n * size), os.urandom(32)
     path = folder / str(size)
 
@@ -60,22 +61,30 @@ def measure(size: int, folder: Path) -> list[float]:
         file.fill(order, out)
 
     runs = (crc, bare, one, many, seal)
-    rounds = [[cpu_us(run, n) for run in runs] for _ in range(ROUNDS)]
-    assert bytes(out) == plain
+    rounds = [[cpu_us(run, n) for run in runs] for _ in range(rounds)]
+    if bytes(out) != plain:
+        raise HaganeError("sealed records did not open to what was sealed; nothing is timed")
     return [median(column) for column in zip(*rounds, strict=True)]
 
 
-def main() -> None:
-    """Print the table."""
-    print("   bytes     crc32    AESGCM    record      fill      seal   us; fill: GB/s, x crc32, x AESGCM")
+def measure(sizes: tuple[int, ...] = SIZES, rounds: int = 15, total: int = 16 << 20) -> list[Figure]:
+    """Rows of the table.
+
+    Args:
+        sizes: of records, bytes.
+        rounds: of all ways, in turns.
+        total: bytes of a file.
+
+    Raises:
+        HaganeError: records did not open to what was sealed.
+    """
+    rows = []
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        for size in SIZES:
-            crc, bare, one, many, seal = measure(size, Path(folder))
-            print(
-                f"{size:>8} {crc:>9.2f} {bare:>9.2f} {one:>9.2f} {many:>9.2f} {seal:>9.2f}   "
-                f"{size / many / 1e3:.2f} {many / crc:.2f} {many / bare:.2f}"
+        for size in sizes:
+            crc, bare, one, many, seal = one_size(size, Path(folder), rounds, total)
+            how = (
+                f"CPU, median of {rounds}: {many:.3g} us a record of {size} B ({size / many / 1e3:.2f} GB/s), alone "
+                f"{one:.3g}, sealing {seal:.3g}, crc32 {crc:.3g}"
             )
-
-
-if __name__ == "__main__":
-    main()
+            rows.append(Figure(f"opening records of {size} bytes / AES-GCM called by hand", "x", many / bare, how))
+    return rows
