@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hagane.cli.site import open_catalog
+from hagane.cli.house import asks_for_jail
 from hagane.cli.text import Text, cleaned
 from hagane.jail import Bind, Plan, probe, python_env, python_reads, start
 from hagane.terms import ConfigError, JailError
@@ -54,15 +54,6 @@ def ask_wants(argv: Sequence[str], names: Sequence[str], recipe: Path | None, ho
     if code or not out.strip():
         raise ConfigError(err.strip().removeprefix("hagane train: ") or "the recipe cannot be read")
     return out.splitlines()[-1]
-
-
-def asks_for_jail(home: Path) -> bool:
-    """Whether a contract of a data set here asks for a jail, or cannot be read."""
-    if not (home / "site.toml").exists():
-        return False
-    catalog = open_catalog(home, noted=False, jailed=True)
-    names = [r.name for r in catalog.ls()]
-    return any(n in catalog.problems or catalog.contract(n).contract.protection == "jail" for n in names)
 
 
 def _in_jail(command: tuple[str, ...], recipe: Path) -> tuple[int, str, str]:
