@@ -185,6 +185,17 @@ class House:
         return body
 
 
+def asks_for_jail(home: Path) -> bool:
+    """Whether a contract of a data set here asks for a jail, or cannot be read; False where there is no site."""
+    from hagane.cli.site import open_catalog
+
+    if not (home / "site.toml").exists():
+        return False
+    catalog = open_catalog(home, noted=False, jailed=True)
+    names = [r.name for r in catalog.ls()]
+    return any(n in catalog.problems or catalog.contract(n).contract.protection == "jail" for n in names)
+
+
 def open_house(opens: Opens) -> House | None:
     """Open a site on behalf of a verb; None where there is no site and no sealed run, so that no contract asks.
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from hagane.cli.house import asks_for_jail
 from hagane.cli.inside import tell
 from hagane.cli.keeper import kept
 from hagane.cli.noted import note_run
 from hagane.cli.opens import Opens, in_jail
 from hagane.cli.sealed_run import is_sealed_run, read_sealed_run
 from hagane.cli.site import open_catalog
-from hagane.cli.wants import ask_wants, asks_for_jail, named_wants
+from hagane.cli.wants import ask_wants, named_wants
 from hagane.terms import ConfigError, HaganeError, RunRecord, TrainingError, digest_value, load_toml
 
 if TYPE_CHECKING:
