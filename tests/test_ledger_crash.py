@@ -45,8 +45,10 @@ def kill_while_writing(path: Path, rounds: int, writers: int) -> None:
             os.kill(process.pid, signal.SIGKILL)
         path.open("ab").write(b'{"entry":{"index":' * (turn % 2))  # a kill seldom hits the write itself
         for name, process, first in zip(names, running, heard, strict=True):
-            out, _ = process.communicate(timeout=60)
-            told |= {index: (name, i) for index, i in acknowledged(first + out)}
+            assert process.stdout is not None
+            with process.stdout as rest:  # what was read ahead of the first line is in its buffer
+                told |= {index: (name, i) for index, i in acknowledged(first + rest.read())}
+            process.wait()
     ledger = Ledger(path)
     ledger.append("last", {})
     there = {e.index: (e.body["who"], e.body["i"]) for e in ledger.entries() if e.kind == "x"}
