@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from hagane.catalog.sealing import renew_set
 from hagane.cli import wants
-from hagane.seal import Keyring, TrustStore, load_contract, unseal_folder
+from hagane.seal import Keyring, TrustStore, check_folder, load_contract, unseal_folder
 from tests.jail_fixture import why_not
 from tests.keeper_fixture import NAME, OWNER, ROOT, Place, carriers, intake, make_place, outside, shared_runs, sign
 
@@ -213,3 +214,26 @@ def test_train_resume_evaluate_and_what_lies_open(place: Place, tmp_path: Path) 
     out = copy.good("evaluate", moved, "--world", "mill", "--trials", "1", "--home", copy.site).out
     assert "ours" in out
     assert OWNER.encode() in (moved / "lineage.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_keeper_that_is_killed_leaves_the_checkpoints_that_were_whole(place: Place, tmp_path: Path) -> None:
+    copy = place.copy(tmp_path / "copy")
+    process = copy.begin("train", "--recipe", "tiny", "--steps", "2000", "--run", copy.run("cut"), "--home", copy.site)
+    sealed = copy.run("cut") / "sealed"
+    while process.poll() is None and not list(sealed.glob("step-*/sealed.json")):
+        time.sleep(0.05)
+    process.kill()
+    said = process.communicate()
+    whole = [p.parent for p in sealed.glob("step-*/sealed.json")]
+    assert process.returncode == -9 and whole, said
+    assert all(check_folder(p) for p in whole)
+    noted = [e["what"]["folder"] for e in copy.ledger() if e["type"] == "sealed"]  # type: ignore[index]
+    assert {*(p.name for p in whole), "rest"} >= set(noted) and noted[0] == "rest"
+    resumed = copy.begin("train", "--resume", "--run", copy.run("cut"), "--home", copy.site)
+    assert resumed.stdout is not None
+    first = next((line for line in resumed.stdout if "loss" in line), "")
+    resumed.terminate()
+    assert first, resumed.communicate()
+    resumed.communicate()
+    assert int(first.split("/")[0].split()[-1]) > int(min(whole).name.removeprefix("step-")), first

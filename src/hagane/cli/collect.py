@@ -11,8 +11,9 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from hagane.cli.house import House
@@ -107,8 +108,7 @@ class Collector:
         finally:
             with reached(root, run.folder) as place:
                 if place is not None:
-                    run.take_rest(place, self.house.keyring, self.size_bytes, texts)
-                    self._note(run, "rest")
+                    self._take_rest(run, place, texts)
 
     def _watch(self, root: Path) -> None:
         while True:
@@ -120,11 +120,16 @@ class Collector:
                 # what changes while it is looked at is looked at again; what is still odd in the end is said then
                 with suppress(HaganeError, OSError), reached(root, run.folder) as place:
                     if place is not None and self._taken < KEPT:
-                        self._take(run, place)
+                        # a checkpoint goes on with the configuration and the skips that lie beside it: those first
+                        self._take(run, place, partial(self._take_rest, run, place, {}))
 
-    def _take(self, run: SealedRun, place: int) -> None:
+    def _take_rest(self, run: SealedRun, place: int, texts: Mapping[str, bytes]) -> None:
+        run.take_rest(place, self.house.keyring, self.size_bytes, texts)
+        self._note(run, "rest")
+
+    def _take(self, run: SealedRun, place: int, first: Callable[[], None] = lambda: None) -> None:
         run.write_lineage()
-        for name in run.take_checkpoints(place, self.house.keyring, self.size_bytes):
+        for name in run.take_checkpoints(place, self.house.keyring, self.size_bytes, first):
             self._taken += 1
             self._note(run, name)
 

@@ -122,13 +122,16 @@ class SealedRun:
         names = sorted(p.name for p in self.sealed.glob("*/"))
         return [name for name in names if name == REST or STEP.fullmatch(name)]
 
-    def take_checkpoints(self, place: int, keyring: Keyring, most_bytes: int) -> tuple[str, ...]:
+    def take_checkpoints(
+        self, place: int, keyring: Keyring, most_bytes: int, first: Callable[[], None] = lambda: None
+    ) -> tuple[str, ...]:
         """Seal checkpoints that became whole, and drop those that the run dropped; returns the new ones' names.
 
         Args:
             place: descriptor of the run's folder in the jail's memory: the jail may change what lies there.
             keyring: wraps the files' keys.
             most_bytes: larger checkpoints are not believed.
+            first: called before the first new one is sealed.
         """
         top = further(place, CHECKPOINTS)
         if top is None:
@@ -137,6 +140,8 @@ class SealedRun:
             names = os.listdir(top)  # noqa: PTH208 - a descriptor
             there = {name for name in names if self._has_step(name) and _is_whole(top, name)}
             new = sorted(name for name in there if not (self.sealed / name).exists())[-KEPT:]
+            if new:
+                first()
             for name in new:
                 folder = further(top, name)
                 if folder is not None:
