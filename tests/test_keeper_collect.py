@@ -27,7 +27,7 @@ from hagane.cli.opens import Opens
 from hagane.cli.sealed_run import SealedRun, read_sealed_run
 from hagane.seal import Keyring, Ledger, unseal_folder
 from hagane.seal.key_life import erase
-from hagane.terms import CorruptError, HaganeError, StoreError
+from hagane.terms import CorruptError, HaganeError, StoreError, files
 from tests.keeper_fixture import Said, carriers
 
 TOKEN = bytes.fromhex("9f3ac1e5027bd846115efd0c93a8b7e2")
@@ -181,8 +181,9 @@ def test_links_lead_nowhere(
     scene = Scene(tmp_path)
     attack(scene)
     if faulty:
-        for room in (collect, sealed_run):
-            monkeypatch.setattr(room, "further", _follow)
+        monkeypatch.setattr(sealed_run, "further", _follow)
+        # the one mechanism that reaches a folder, following links
+        monkeypatch.setattr(files, "_FOLDER", os.O_RDONLY | os.O_DIRECTORY)
     said = scene.collect()
     assert any(SECRET in data for data in scene.sealed().values()) == faulty
     assert faulty or "cannot be taken" in said

@@ -29,6 +29,7 @@ from hagane.seal import (
     SealedFolder,
     SignedContract,
     check_name,
+    is_digest,
     is_name,
     open_folder,
     seal_folder,
@@ -281,7 +282,7 @@ def _check_record(shelf: PlainShelf, name: str, owner: str, site: str, machines:
         told = msgspec.json.decode(data, type=_Told)
     except (msgspec.DecodeError, RecursionError):
         raise _odd(shelf.folder, RECORD, "it is no record of a data set") from None
-    hexadecimal = len(told.digest) == 64 and not set(told.digest) - set("0123456789abcdef")
+    hexadecimal = is_digest(told.digest)
     known = (told.name, told.owner, told.site) == (name, owner, site) and is_name(told.embodiment)
     known = known and (machines is None or told.embodiment in machines)
     counts = (told.episodes, told.steps, told.findings)

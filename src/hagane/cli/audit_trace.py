@@ -14,7 +14,7 @@ from hagane.cli.audit_books import Books, Where, open_books
 from hagane.cli.audit_checkpoint import TensorPlace, contracts_in, find_checkpoint, read_manifest, tensors_of
 from hagane.cli.audit_page import Page, print_evidence, served_actions, when
 from hagane.cli.recorded import Action, read_recording
-from hagane.seal import Ledger, SignedContract, TrustStore, is_name, load_contract
+from hagane.seal import Ledger, SignedContract, TrustStore, is_digest, is_name, load_contract
 from hagane.seal.lineage import checkpoint_in
 from hagane.terms import ConfigError, ContractError, HaganeError
 
@@ -57,7 +57,7 @@ def trace(argv: list[str]) -> int:
         used = _trace_recording(page, _need(books), Path(file if at and file else name), seconds if at and file else "")
     elif Path(name).is_dir():
         used = _trace_folder(page, o, books, Path(name))
-    elif len(name) == 64 and not set(name) - set("0123456789abcdef"):
+    elif is_digest(name):
         used = trace_checkpoint(page, _need(books), name)
     elif is_name(name) and any(e.body.get("machine") == name for e in _need(books).lineage.deployments):
         used = _trace_machine(page, _need(books), name)

@@ -13,7 +13,7 @@ import tyro
 from hagane.cli.audit_books import Books, Where, open_books
 from hagane.cli.audit_checkpoint import find_checkpoint, read_manifest
 from hagane.cli.audit_page import print_evidence, when
-from hagane.seal import Entry
+from hagane.seal import Entry, is_digest
 from hagane.seal.lineage import SetTrace, checkpoint_in
 from hagane.terms import ConfigError, digest_file
 
@@ -139,7 +139,7 @@ def id_of(place: str) -> tuple[str, set[str]]:
         CheckpointError: no checkpoint there; CorruptError: it was changed.
     """
     path = Path(place)
-    if len(place) == 64 and not set(place) - set("0123456789abcdef"):
+    if is_digest(place):
         return place, set()
     if (path / "lineage.json").is_file():
         newest = sorted((path / "sealed").glob("step-*/sealed.json"))

@@ -17,12 +17,13 @@ from functools import partial
 from pathlib import Path
 
 from hagane.cli.house import House
-from hagane.cli.sealed_run import KEPT, SealedRun, closing_fd, further
+from hagane.cli.sealed_run import KEPT, SealedRun, closing_fd
 from hagane.terms import CorruptError, HaganeError, StoreError, digest_file
-from hagane.terms.files import write_whole
+from hagane.terms.files import files_below, folder_at, write_whole
 
 OURS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES})
 """Errors of the disk that a person has to know of."""
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 ODD = "a link, a pipe, an odd name or size, or not what the verb makes"
 """All that is said of what the jail chose itself."""
 
@@ -186,22 +187,20 @@ class Collector:
             except OSError:
                 return  # the verb made none
             if stat.S_ISREG(kind):
-                yield self._copied(above, path.name, to)
+                with closing_fd(os.open(path.name, _FILE, dir_fd=above)) as file:
+                    yield self._copied(file, to)
         if stat.S_ISDIR(kind):
             with reached(root, path) as top:
-                for folder, folders, names, fd in os.fwalk(".", dir_fd=top, follow_symlinks=False):
-                    folders.sort()
-                    for name in sorted(names):
-                        yield self._copied(fd, name, to / folder / name)
+                for name, file in files_below(top) if top is not None else ():
+                    yield self._copied(file, to / name)
 
-    def _copied(self, folder: int, name: str, to: Path) -> Path:
-        """Copy one file out, no link followed; it is whole or absent."""
-        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-        with os.fdopen(file, "rb") as f:
-            facts = os.fstat(file)
-            if not stat.S_ISREG(facts.st_mode) or facts.st_size > self.size_bytes or not name.isprintable():
-                raise CorruptError("what should leave is no plain file", where=repr(name))
-            to.parent.mkdir(parents=True, exist_ok=True)
+    def _copied(self, file: int, to: Path) -> Path:
+        """Copy an open file out; it is whole or absent."""
+        facts = os.fstat(file)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > self.size_bytes:
+            raise CorruptError("what should leave is no plain file", where=str(to))
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, "rb", closefd=False) as f:
             write_whole(to, iter(lambda: f.read(1 << 20), b""))
         return to
 
@@ -258,16 +257,15 @@ def reached(root: Path, path: Path) -> Iterator[int | None]:
     Raises:
         CorruptError: something on the way is a link or no folder.
     """
-    fd: int | None = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    for part in path.absolute().parts[1:]:
-        if fd is not None:
-            with closing_fd(fd):
-                fd = further(fd, part)
     try:
+        fd = folder_at(root, path.absolute())
+    except FileNotFoundError:
+        yield None
+        return
+    except OSError:
+        raise CorruptError("a link or file where a folder should be", where=str(path)) from None
+    with closing_fd(fd):
         yield fd
-    finally:
-        if fd is not None:
-            os.close(fd)
 
 
 def folder_in(root: Path, path: Path) -> Path | None:

@@ -31,6 +31,7 @@ from hagane.seal import (
     signature_path,
     utc_today,
 )
+from hagane.seal.keys import write_new
 from hagane.terms import ConfigError, Contract, ContractError, Protection, digest_bytes
 from hagane.terms.files import write_whole
 
@@ -165,14 +166,7 @@ def new(argv: list[str]) -> int:
     )
     text = contract_text(contract)
     read_contract(text.encode(), str(o.file))
-    try:
-        o.file.parent.mkdir(parents=True, exist_ok=True)
-        with o.file.open("x", encoding="utf-8") as f:
-            f.write(text)
-    except FileExistsError:
-        raise ContractError("the file exists and is not overwritten", where=str(o.file)) from None
-    except OSError as e:
-        raise ContractError(f"cannot be written: {e.strerror}", where=str(o.file)) from None
+    write_new(o.file, text.encode(), 0o644)
     print(f"{o.file}: edit it, then: hagane contract sign {o.file} --key {o.owner}.pem")
     return 0
 

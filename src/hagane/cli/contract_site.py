@@ -24,7 +24,8 @@ from hagane.seal import (
     sign_site,
     utc_today,
 )
-from hagane.terms import ConfigError, ContractError
+from hagane.seal.keys import write_new
+from hagane.terms import ConfigError
 
 File = Annotated[Path, tyro.conf.Positional]
 
@@ -77,14 +78,7 @@ def new(argv: list[str]) -> int:
     text = site_text(site)
     if read_site(text.encode()) != site:
         raise ConfigError("the words given are not plain text", where=str(o.file))
-    try:
-        o.file.parent.mkdir(parents=True, exist_ok=True)
-        with o.file.open("x", encoding="utf-8") as f:
-            f.write(text)
-    except FileExistsError:
-        raise ContractError("the file exists and is not overwritten", where=str(o.file)) from None
-    except OSError as e:
-        raise ContractError(f"cannot be written: {e.strerror}", where=str(o.file)) from None
+    write_new(o.file, text.encode(), 0o644)
     print(f"{o.file}: edit it; the root signs it: hagane contract site sign {o.file} --key consortium-root.pem")
     return 0
 

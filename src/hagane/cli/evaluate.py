@@ -83,13 +83,13 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def opens_of(o: Evaluate) -> Opens:
-    """The run that is judged; the words of its table are those of the world."""
+def opens_of(o: Evaluate) -> Opens | None:
+    """The run that is judged, if it lies sealed; the words of its table are those of the world."""
     from hagane.worlds import make
 
     run = sealed_run_at(o.checkpoint)
     if run is None:
-        return Opens(o.home, "evaluate")
+        return None
     world = make(o.world)
     words = frozenset({o.world, *world.cases, *world.pilots, "untrained", "ours", "expert"})
     return Opens(o.home, "evaluate", runs=(run,), makes=(o.out,) if o.out is not None else (), words=words)

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from hagane.cli.keeper import kept
 from hagane.cli.opens import Opens
 from hagane.cli.sealed_run import read_sealed_run
-from hagane.terms import CheckpointError, CorruptError, digest_bytes, dump_toml, load_toml
+from hagane.terms import CheckpointError, CorruptError, digest_bytes, dump_toml, parse_toml
 from hagane.terms.files import write_whole
 
 INSIDE = Path("/tmp/hagane-gate/handed")
@@ -67,11 +67,11 @@ def write_shape(run: Path, home: Path, out: Path) -> str:
     house.ask_all()
     folder = open_folder(steps[-1].parent)
     text = folder.read("model.toml", OwnKeys(folder, house.keyring))
-    with TemporaryDirectory(prefix="hagane-gate-", dir="/dev/shm") as place:
-        read = Path(place) / "model.toml"
-        read.write_bytes(text)
-        # read strictly and written anew: nothing but the shape comes out
-        data = dump_toml(load_toml(read, ModelConfig)).encode()
+    # read strictly and written anew: nothing but the shape comes out
+    try:
+        data = dump_toml(parse_toml(text.decode(), ModelConfig, where="model.toml")).encode()
+    except UnicodeDecodeError:
+        raise CorruptError("not UTF-8 text in TOML", where="model.toml") from None
     if out.exists():
         raise CorruptError("the file exists and is not overwritten", where=str(out), next_step="choose another --out")
     write_whole(out, [data])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ class House:
         behind = [s.dataset for run in self.runs for s in run.sources]
         return tuple(dict.fromkeys((*self.opens.datasets, *behind)))
 
-    @property
+    @cached_property
     def shows(self) -> bool:
         """True where people may look at what the verb prints: every contract grants to view here and now."""
         if self.opens.purpose == "export" and not self.opens.handed:

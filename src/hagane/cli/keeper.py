@@ -24,7 +24,7 @@ from hagane.cli.house import House, open_house
 from hagane.cli.opens import BROKER, Opens, in_jail
 from hagane.cli.tells import Teller
 from hagane.cli.text import Text
-from hagane.jail import Bind, Jailed, Plan, probe, python_env, python_reads, record_of, start
+from hagane.jail import Bind, Jailed, Plan, python_env, python_reads, record_of, start_whole
 from hagane.seal.broker import Rules, serve
 from hagane.terms import JailError
 
@@ -49,12 +49,12 @@ class Beside(Protocol):
         ...
 
 
-def kept(argv: Sequence[str], opens: Callable[[], Opens], beside: Beside | None = None) -> int | None:
+def kept(argv: Sequence[str], opens: Callable[[], Opens | None], beside: Beside | None = None) -> int | None:
     """Run a verb under a keeper where a contract asks for it; None where none does, or where one is at work already.
 
     Args:
         argv: verb and flags, as they were given.
-        opens: says what the verb opens and makes; called outside of jails only.
+        opens: says what the verb opens and makes, None for nothing of members; called outside of jails only.
         beside: what is done out here meanwhile; without it the keeper waits.
 
     Returns:
@@ -66,7 +66,8 @@ def kept(argv: Sequence[str], opens: Callable[[], Opens], beside: Beside | None 
     """
     if in_jail():
         return None
-    house = open_house(opens())
+    told = opens()
+    house = open_house(told) if told is not None else None
     if house is None or not house.jailed:
         return None
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -129,11 +130,7 @@ def plan_of(argv: Sequence[str], house: House, sockets: tuple[Bind, ...], size_b
 
 def _run(plan: Plan, text: Text, collector: Collector, house: House, beside: Beside | None) -> int:
     with text.pipes() as (out, err):
-        try:
-            jailed = start(plan, out, err, fill=collector.fill)
-        except JailError:
-            probe().demand_all()  # where the host lacks a wall, that is the better message
-            raise
+        jailed = start_whole(plan, out, err, fill=collector.fill)
     with jailed:
         house.note_jail(record_of(plan, jailed))
         with _forwarded(jailed), collector.watching(jailed.root):

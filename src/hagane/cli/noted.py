@@ -7,22 +7,20 @@ ledger.
 from __future__ import annotations
 
 import dataclasses
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hagane.cli.opens import in_jail
 from hagane.cli.recorded import read_recording
 from hagane.cli.site import ledger_of, site_of
+from hagane.seal import is_digest
 from hagane.seal.facts import DeploymentFact, Fact, RecordingFact, RunFact
 from hagane.terms import digest_value
 
 if TYPE_CHECKING:
     from hagane.guard import Envelope
     from hagane.terms import RunRecord
-
-_ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def note_fact(home: Path, fact: Fact) -> None:
@@ -37,7 +35,7 @@ def note_fact(home: Path, fact: Fact) -> None:
 
 def keeps_ledger(home: Path) -> bool:
     """Whether this process writes a ledger: at a site, outside of jails."""
-    return "HAGANE_BROKER" not in os.environ and (home / "site.toml").exists()
+    return not in_jail() and (home / "site.toml").exists()
 
 
 def note_deployment(home: Path, checkpoint: str, machine: str, envelope: Envelope | None = None) -> None:
@@ -102,4 +100,4 @@ def note_run(
 
 def _id_of(told: str) -> str:
     """A checkpoint's id as a server told it; "" for words that are none."""
-    return told if _ID.fullmatch(told) else ""
+    return told if is_digest(told) else ""

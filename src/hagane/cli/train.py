@@ -106,8 +106,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def opens_of(o: Train, argv: list[str]) -> Opens:
-    """What this run opens and makes. A recipe is a program, so a process of its own asks it."""
+def opens_of(o: Train, argv: list[str]) -> Opens | None:
+    """What this run opens and makes; None where no contract asks for a jail. A recipe is a program, and asked apart."""
     reads = tuple(p for p in (o.config, o.init_vision, Path(o.recipe.partition(":")[0])) if p and p.exists())
     begun = next((p for p in (o.again, o.run if o.resume else None) if p is not None and is_sealed_run(p)), None)
     if begun is not None and o.config is None:
@@ -115,7 +115,7 @@ def opens_of(o: Train, argv: list[str]) -> Opens:
         names = tuple(s.dataset for s in run.sources)
         return Opens(o.home, run.purpose, names, runs=(begun,), reads=reads, makes=(o.run,))
     if begun is None and not asks_for_jail(o.home):
-        return Opens(o.home, "anchor")
+        return None
     recipe = None if o.config or o.again or o.resume or ":" not in o.recipe else Path(o.recipe.partition(":")[0])
     own = "" if o.config or o.again or o.resume else named_wants(o.recipe, o.datasets or known_sets(o), o.steps)
     wants = json.loads(own or ask_wants(argv, known_sets(o), recipe, o.home))

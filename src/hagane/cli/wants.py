@@ -14,8 +14,8 @@ from pathlib import Path
 
 from hagane.cli.house import asks_for_jail
 from hagane.cli.text import Text, cleaned
-from hagane.jail import Bind, Plan, probe, python_env, python_reads, start
-from hagane.terms import ConfigError, JailError
+from hagane.jail import Bind, Plan, python_env, python_reads, start_whole
+from hagane.terms import ConfigError
 
 _WORDS = "import sys; from hagane.cli.train import print_wants; print_wants(sys.argv[1], sys.argv[2:])"
 
@@ -63,11 +63,7 @@ def _in_jail(command: tuple[str, ...], recipe: Path) -> tuple[int, str, str]:
     plan = Plan(command, python_env(), (*python_reads(), file), cwd=cwd)
     with Text(shown=False) as text:
         with text.pipes() as (out, err):
-            try:
-                jailed = start(plan, out, err)
-            except JailError:
-                probe().demand_all()  # where the host lacks a wall, that is the better message
-                raise
+            jailed = start_whole(plan, out, err)
         with jailed:
             code = jailed.wait()
             jailed.release()

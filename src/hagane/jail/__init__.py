@@ -4,7 +4,7 @@ from hagane.jail.collect import collect
 from hagane.jail.meet import meet
 from hagane.jail.peers import Peer, Seen, Shown, Vouching, exchange
 from hagane.jail.plan import LAYERS, Bind, Layer, Layers, Plan, python_env, python_reads, system_reads
-from hagane.jail.probe import Kernel, Missing, probe
+from hagane.jail.probe import Kernel, Missing, probe, start_whole
 from hagane.jail.record import JailRecord, record_of
 from hagane.jail.run import Jailed, start
 from hagane.jail.veth import Link, wiring
@@ -32,6 +32,7 @@ __all__ = [
     "python_reads",
     "record_of",
     "start",
+    "start_whole",
     "system_reads",
     "wiring",
 ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from hagane.jail import landlock
 from hagane.jail.plan import LAYERS, Layer, Layers, Plan, system_reads
-from hagane.jail.run import start
+from hagane.jail.run import Jailed, start
 from hagane.terms import JailError
 
 _SECCOMP = "a kernel with CONFIG_SECCOMP_FILTER, on x86-64 or 64-bit ARM"
@@ -121,6 +123,25 @@ def probe(among: Layers | None = None) -> Kernel:
                 missing.append(Missing(layer, why, passes, refusal.next_step if why.startswith("/proc: ") else remedy))
     name = os.uname()
     return Kernel(name.release, name.machine, landlock.abi(), os.geteuid() == 0, tuple(missing))
+
+
+def start_whole(
+    plan: Plan,
+    stdout: int,
+    stderr: int,
+    fill: Callable[[Path], None] | None = None,
+    wire: Callable[[int], None] | None = None,
+) -> Jailed:
+    """As `start`; where this host lacks a wall, the error says which, and what would pass without it.
+
+    Raises:
+        JailError: as `start`, and as `Kernel.demand_all`.
+    """
+    try:
+        return start(plan, stdout, stderr, fill, wire)
+    except JailError:
+        probe().demand_all()
+        raise
 
 
 def _refusal(layers: frozenset[Layer]) -> JailError | None:

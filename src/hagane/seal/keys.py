@@ -23,7 +23,7 @@ def generate_key(path: Path) -> Ed25519PrivateKey:
     """
     key = Ed25519PrivateKey.generate()
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    _write_new(path, pem, 0o600)
+    write_new(path, pem, 0o600)
     return key
 
 
@@ -102,7 +102,7 @@ class TrustStore:
                 where=str(path),
                 next_step="ask the owner which key is right, then remove the old file by hand",
             )
-        _write_new(path, public_pem(public_key), 0o644)
+        write_new(path, public_pem(public_key), 0o644)
         return path
 
     def path_of(self, owner: str) -> Path:
@@ -135,8 +135,12 @@ class TrustStore:
         return read_public(path)
 
 
-def _write_new(path: Path, data: bytes, mode: int) -> None:
-    """Write a file that must not exist yet: whole, synced, with its mode from the first byte on."""
+def write_new(path: Path, data: bytes, mode: int) -> None:
+    """Write a file that must not exist yet: whole, synced, with its mode from the first byte on.
+
+    Raises:
+        ContractError: the file exists or cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hagane.seal.contracts import is_digest
 from hagane.seal.names import is_name
 from hagane.seal.tensorfile import read_strictly, refusal, shown
 
@@ -15,7 +16,6 @@ MOST_BYTES = 2**24
 ATTACKS = ("loss", "calibrated")
 """Membership-inference attacks whose figures are known."""
 _SHARES = ("auc", "low", "high", "tpr_at_1_percent")
-_HEX = frozenset("0123456789abcdef")
 _NOT_OF_FORM = (ValueError, KeyError, TypeError, AttributeError)
 
 
@@ -90,9 +90,9 @@ def as_sha256(value: object) -> str:
     Raises:
         ValueError: it is none.
     """
-    if type(value) is not str or len(value) != 64 or not set(value) <= _HEX:
+    if not is_digest(value):
         raise ValueError(f"{value!a:.80} is no sha256")
-    return value
+    return str(value)
 
 
 def as_name(value: object) -> str:
